@@ -1,0 +1,56 @@
+# Each target sets up what it needs in .venv by itself, the first time and whenever the lock changes.
+# Paths are relative throughout, so that a clone may lie in a folder with a space in its name.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+LOCK := uv pip compile pyproject.toml --group dev --group live --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
+
+# pyright asks no registry whether it is the newest.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: demo test check contracts lock clean
+
+demo: $(STAMP)
+	@$(BIN)/mcp-server-milvus demo
+
+test: $(STAMP)
+	@$(BIN)/pytest --cov --cov-report=term
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python tools/generate.py --check
+
+contracts: $(STAMP)
+	$(BIN)/python tools/generate.py
+
+lock:
+	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
+	$(LOCK) --upgrade --output-file requirements.lock
+
+clean:
+	rm -rf .venv .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v "$(PYTHON)" >/dev/null || \
+		{ echo "There is no $(PYTHON) here. Name a Python 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+		"mcp-server-milvus needs Python 3.11 or newer; $(PYTHON) is %d.%d. Name a newer one: make PYTHON=python3.12" \
+		% sys.version_info[:2])'
+	@echo "Setting up .venv: once, and when the lock changes"
+	@rm -f $@
+	@if command -v uv >/dev/null; then \
+		{ test -x $(BIN)/python || uv venv --quiet --python "$(PYTHON)" .venv; } && \
+		uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock && \
+		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . ; \
+	else \
+		{ $(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv; } && \
+		$(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install --require-hashes --requirement requirements.lock && \
+		$(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install --no-deps --no-build-isolation --editable . ; \
+	fi
+	@touch $@
