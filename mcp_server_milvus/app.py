@@ -1,0 +1,76 @@
+"""What a tool works with: settings, clients and schemas, opened once per process."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from mcp_server_milvus.errors import NotLoaded
+from mcp_server_milvus.milvus.cache import SchemaCache
+from mcp_server_milvus.milvus.pool import ClientPool
+from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.milvus.waiting import ReportProgress, load_and_wait
+from mcp_server_milvus.settings import Settings
+
+if TYPE_CHECKING:
+    from mcp_server_milvus.milvus.quirks import Client
+
+Result = TypeVar("Result")
+
+
+async def report_nothing(progress: float, total: float | None, message: str | None) -> None:
+    """Progress for a caller that does not listen."""
+
+
+@dataclass(frozen=True)
+class App:
+    """One server's working parts. A call gets a copy of its own with its own `report_progress`."""
+
+    settings: Settings
+    clients: ClientPool
+    schemas: SchemaCache
+    report_progress: ReportProgress = report_nothing
+
+    def database(self, db_name: str | None) -> str:
+        """The database of a call: the one it names, or the setting's."""
+        return db_name or self.settings.db_name
+
+    async def with_schema(
+        self,
+        db_name: str,
+        collection_name: str,
+        use: Callable[["Client", CollectionSchema], Awaitable[Result]],
+        *,
+        seconds: float | None = None,
+    ) -> Result:
+        """What `use` returns for a client and the schema; once more if the collection has changed meanwhile."""
+
+        async def borrowed(schema: CollectionSchema) -> Result:
+            async with self.clients.client(db_name, seconds=seconds) as client:
+                return await use(client, schema)
+
+        return await self.schemas.used_by(db_name, collection_name, borrowed)
+
+    async def read(
+        self, db_name: str, collection_name: str, use: Callable[["Client", CollectionSchema], Awaitable[Result]]
+    ) -> tuple[Result, bool]:
+        """As `with_schema`, on a loaded collection. The second value says whether it had to be loaded first.
+
+        Raises:
+            NotLoaded: the collection is not loaded and the settings forbid loading it.
+        """
+        try:
+            return await self.with_schema(db_name, collection_name, use), False
+        except NotLoaded:
+            if not self.settings.auto_load:
+                raise
+        async with self.clients.client(db_name, seconds=self.settings.build_timeout) as client:
+            await load_and_wait(client, collection_name, self.report_progress)
+        return await self.with_schema(db_name, collection_name, use), True
+
+
+@asynccontextmanager
+async def open_app(settings: Settings) -> AsyncGenerator[App]:
+    """The App of this process, until the block ends. Connects to nothing and imports no pymilvus yet."""
+    async with ClientPool(settings) as clients:
+        yield App(settings, clients, SchemaCache(clients, ttl=settings.schema_ttl))

@@ -1,0 +1,144 @@
+"""The command `mcp-server-milvus`: arguments and environment in, a running command out."""
+
+import argparse
+import functools
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import anyio
+
+from mcp_server_milvus import __version__
+from mcp_server_milvus.settings import Settings, SettingsError, load_settings, nearest
+from mcp_server_milvus.vocabulary import Transport
+
+OK, TOOL_ERROR, USAGE_ERROR = 0, 1, 2
+COMMANDS = ("serve", "call", "tools", "demo")
+
+EPILOG = """\
+commands:
+  serve                 serve MCP clients (the default)
+  call TOOL JSON|-      run one tool and print its result; - reads the arguments from standard input
+  tools [--json]        list the tools; --json prints their contracts
+  demo                  show the whole main job on a temporary database
+
+Every flag can also be set as MILVUS_MCP_<FLAG> (and MILVUS_URI, MILVUS_TOKEN, MILVUS_DB) in the environment or in .env,
+or as a key of the TOML file of --config. A flag beats the environment, the environment beats the file."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line. Returns the exit code: 0, 1 for an error of a tool or server, 2 for bad usage."""
+    parser = _parser()
+    try:
+        options = vars(parser.parse_args(argv))
+        command, rest = options.pop("command"), options.pop("arguments")
+        settings = load_settings(_flags(options), options.pop("config", None))
+    except SettingsError as error:
+        print(f"mcp-server-milvus: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    match command, rest:
+        case "serve", []:
+            return _serve(settings)
+        case "call", [tool, arguments]:
+            return _call(settings, tool, sys.stdin.read() if arguments == "-" else arguments)
+        case "tools", []:
+            return _tools(as_json=options["json"])
+        case "demo", []:
+            return _demo(settings, legacy=options["legacy"])
+        case _:
+            print(f"mcp-server-milvus: {command}: wrong arguments; see mcp-server-milvus --help", file=sys.stderr)
+            return USAGE_ERROR
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that names the nearest right flag and leaves printing to `main`."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = (
+            message.removeprefix("unrecognized arguments: ").split()[0] if message.startswith("unrecognized") else ""
+        )
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        raise SettingsError(f"unknown flag {unknown}{nearest(unknown, flags)}" if unknown.startswith("-") else message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="mcp-server-milvus",
+        description="A Model Context Protocol server through which AI agents run a Milvus vector database.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "command", nargs="?", choices=COMMANDS, default="serve", metavar="COMMAND", help=", ".join(COMMANDS)
+    )
+    parser.add_argument("arguments", nargs="*", default=[], metavar="ARGUMENT", help="of the command")
+    parser.add_argument("--version", action="version", version=f"mcp-server-milvus {__version__}")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
+    parser.add_argument("--legacy", action="store_true", default=False, help="demo: as a client of the older protocol")
+    parser.add_argument("--json", action="store_true", default=False, help="tools: print contracts as JSON")
+    for name, field in Settings.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        help_text = (field.description or "").replace("%", "%%")
+        if field.annotation is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
+        else:
+            parser.add_argument(flag, metavar="VALUE", help=help_text)
+    _add_old_flags(parser)
+    return parser
+
+
+def _add_old_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of zilliztech/mcp-server-milvus."""
+    for old, new in (("--milvus-uri", "uri"), ("--milvus-token", "token"), ("--milvus-db", "db_name")):
+        parser.add_argument(old, dest=new, help=argparse.SUPPRESS)
+    for old, transport in (("--sse", Transport.SSE), ("--streamable-http", Transport.HTTP)):
+        parser.add_argument(old, dest="transport", action="store_const", const=transport, help=argparse.SUPPRESS)
+
+
+def _flags(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in Settings.model_fields}
+
+
+def _serve(settings: Settings) -> int:
+    from mcp_server_milvus.commands import serve
+
+    try:
+        anyio.run(serve, settings)
+    except OSError as error:
+        print(f"mcp-server-milvus: {error}", file=sys.stderr)
+        return TOOL_ERROR
+    return OK
+
+
+def _call(settings: Settings, name: str, text: str) -> int:
+    from mcp_server_milvus.commands import call_once
+
+    try:
+        arguments = json.loads(text)
+    except ValueError as error:
+        print(f"mcp-server-milvus: call {name}: the arguments are not JSON: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    if not isinstance(arguments, dict):
+        print(f"mcp-server-milvus: call {name}: the arguments must be a JSON object", file=sys.stderr)
+        return USAGE_ERROR
+    return anyio.run(call_once, settings, name, cast("dict[str, Any]", arguments))
+
+
+def _tools(*, as_json: bool) -> int:
+    from mcp_server_milvus.commands import contract, table
+    from mcp_server_milvus.tools import TOOLS
+
+    print(json.dumps([contract(tool) for tool in TOOLS], indent=2) if as_json else table())
+    return OK
+
+
+def _demo(settings: Settings, *, legacy: bool) -> int:
+    from mcp_server_milvus.demo import run_demo
+
+    return anyio.run(functools.partial(run_demo, settings, legacy=legacy))

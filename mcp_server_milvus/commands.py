@@ -1,0 +1,99 @@
+"""What the command line runs: serving, one call, and the catalogue."""
+
+import sys
+from typing import Any
+
+import anyio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.mcpserver import MCPServer
+
+from mcp_server_milvus.app import App, open_app
+from mcp_server_milvus.server import annotations, build_server, call, compact
+from mcp_server_milvus.settings import Settings, nearest
+from mcp_server_milvus.tool import Tool
+from mcp_server_milvus.tools import TOOLS
+from mcp_server_milvus.vocabulary import Transport
+
+TOOL_ERROR, USAGE_ERROR = 1, 2
+
+
+async def serve(settings: Settings) -> None:
+    """Serves clients until there is no more input, or a signal.
+
+    Raises:
+        OSError: the port cannot be listened on.
+    """
+    async with open_app(settings) as app, anyio.create_task_group() as tasks:
+        server = build_server(app, TOOLS)
+        tasks.start_soon(_warm_up_after_first_answer, server, app)
+        if settings.transport is Transport.STDIO:
+            from mcp_server_milvus.transports.stdio import serve_stdio
+
+            await serve_stdio(server)
+        else:
+            from mcp_server_milvus.transports.http import serve_http
+
+            await serve_http(server, settings)
+        tasks.cancel_scope.cancel()
+
+
+async def call_once(settings: Settings, name: str, arguments: dict[str, Any]) -> int:
+    """Runs one tool and prints its structured result. Returns the exit code."""
+    tool = next((tool for tool in TOOLS if tool.name == name), None)
+    if tool is None:
+        names = [tool.name for tool in TOOLS]
+        print(
+            f"mcp-server-milvus: there is no tool {name!r}{nearest(name, names)}; tools: {', '.join(names)}",
+            file=sys.stderr,
+        )
+        return USAGE_ERROR
+    async with open_app(settings) as app:
+        result = await call(tool, app, arguments)
+    print(compact(result.structured_content))
+    return TOOL_ERROR if result.is_error else 0
+
+
+def contract(tool: Tool[Any, Any]) -> dict[str, Any]:
+    """A tool as a client sees it in `tools/list`."""
+    return {
+        "name": tool.name,
+        "description": tool.description,
+        "inputSchema": tool.input_schema,
+        "outputSchema": tool.output_schema,
+        "annotations": annotations(tool).model_dump(by_alias=True, exclude_none=True),
+    }
+
+
+def listed_bytes(tool: Tool[Any, Any]) -> int:
+    """Bytes of the tool in `tools/list`, the output schema left out: what a model pays for it in every conversation."""
+    shown = {key: value for key, value in contract(tool).items() if key != "outputSchema"}
+    return len(compact(shown).encode())
+
+
+def table() -> str:
+    """The catalogue for people: name, toolset, effect, bytes, and the first sentence of each tool."""
+    rows = [
+        (tool.name, tool.toolset, tool.effect, str(listed_bytes(tool)), tool.description.split(". ")[0].rstrip("."))
+        for tool in TOOLS
+    ]
+    header = ("tool", "toolset", "effect", "bytes", "what it does")
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(4)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]])
+        for row in (header, *rows)
+    ]
+    return "\n".join([*lines, f"{len(TOOLS)} tools, {sum(map(listed_bytes, TOOLS))} bytes"])
+
+
+async def _warm_up_after_first_answer(server: MCPServer[Any], app: App) -> None:
+    """Imports pymilvus beside the first client's next steps, never before its handshake."""
+    answered = anyio.Event()
+
+    async def note_answer(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        result = await call_next(ctx)
+        answered.set()
+        return result
+
+    server.middleware.append(note_answer)
+    await answered.wait()
+    await app.clients.warm_up()

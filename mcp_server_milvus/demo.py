@@ -1,0 +1,227 @@
+"""The main job, shown: a real server in a process of its own, a real client, and the standard library's docstrings.
+
+Needs no network and leaves nothing behind. `--transport sse|http` shows it over HTTP, `--legacy` as an older client.
+"""
+
+import ast
+import json
+import socket
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from subprocess import DEVNULL
+from typing import Any
+
+import anyio
+from mcp.client import Client
+from mcp.client.sse import sse_client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+
+from mcp_server_milvus.errors import Error, Unavailable
+from mcp_server_milvus.settings import Settings
+from mcp_server_milvus.vocabulary import Transport
+
+DOCUMENTS = 2_000
+PER_MODULE = 11
+PER_CALL = 500
+WIDTH = 110
+START_SECONDS = 30
+
+FIELDS = [
+    {"name": "name", "type": "VARCHAR", "max_length": 200, "is_primary": True},
+    {"name": "module", "type": "VARCHAR", "max_length": 100},
+    {"name": "signature", "type": "VARCHAR", "max_length": 1_000},
+    {"name": "text", "type": "VARCHAR", "max_length": 20_000, "enable_analyzer": True},
+    {"name": "words", "type": "SPARSE_FLOAT_VECTOR"},
+]
+BM25 = {"name": "bm25", "type": "BM25", "input_field_names": ["text"], "output_field_names": ["words"]}
+
+
+class DemoFailed(Exception):
+    """A step did not return what it should."""
+
+
+async def run_demo(settings: Settings, *, legacy: bool) -> int:
+    """Runs the demo and prints each call, its result and its time. Returns 0 when every step returned what it should."""
+    exit_code = 0
+    try:
+        with tempfile.TemporaryDirectory(prefix="mcp-server-milvus-demo-", ignore_cleanup_errors=True) as folder:
+            async with (
+                _served(settings.transport, Path(folder) / "data") as transport,
+                Client(transport, mode="legacy" if legacy else "auto") as client,
+            ):
+                await _show(_Shown(client), list(_documents()))
+        print("\nEvery step returned what it should.")
+    except* (DemoFailed, Error) as failures:
+        print(f"\nfailed: {failures.exceptions[0]}", file=sys.stderr)
+        exit_code = 1
+    return exit_code
+
+
+async def _show(agent: "_Shown", documents: list[dict[str, Any]]) -> None:
+    """What an agent would do, step by step."""
+    docs = {"collection_name": "docs"}
+    await agent.expect("list_collections", {}, lambda result: result["collections"] == [])
+    await agent.expect(
+        "create_collection",
+        docs | {"fields": FIELDS, "functions": [BM25]},
+        lambda result: result["created"] and result["loaded"],
+    )
+    for start in range(0, len(documents), PER_CALL):
+        some = documents[start : start + PER_CALL]
+        await agent.expect(
+            "insert", docs | {"data": some}, lambda result, some=some: result["insert_count"] == len(some)
+        )
+    await agent.expect("build_index", docs | {"field_name": "module"}, lambda result: result["created"])
+    await agent.expect("count", docs, lambda result: result["count"] == len(documents))
+    await _show_reading(agent, docs)
+    await _show_changing(agent, docs, documents[0], len(documents))
+    await agent.expect("describe_collection", docs, lambda result: len(result["fields"]) == len(FIELDS))
+    await agent.expect("drop_collection", docs, lambda result: result["dropped"])
+    await agent.expect("list_collections", {}, lambda result: result["collections"] == [])
+
+
+async def _show_reading(agent: "_Shown", docs: dict[str, Any]) -> None:
+    names = {"output_fields": ["module", "signature"]}
+    for text, wanted in (("parse a date from a string", "date"), ("compress a file", "compress")):
+        await agent.expect(
+            "search",
+            docs | names | {"text": text, "limit": 5},
+            lambda result, wanted=wanted: wanted in json.dumps(result["hits"]).lower(),
+        )
+    chosen = {"filter": "module in {modules}", "filter_params": {"modules": ["gzip", "bz2", "lzma"]}}
+    await agent.expect(
+        "search",
+        docs | names | chosen | {"text": "open a compressed file", "limit": 3},
+        lambda result: (
+            result["hits"] and all(hit["fields"]["module"] in {"gzip", "bz2", "lzma"} for hit in result["hits"])
+        ),
+    )
+    matching = {"filter": 'module like "http%"', "output_fields": ["module"], "limit": 4}
+    page = await agent.expect("query", docs | matching, lambda result: len(result["entities"]) == matching["limit"])
+    last = page["entities"][-1]["name"]
+    await agent.expect(
+        "query", docs | matching | {"cursor": page["next_cursor"]}, lambda result: result["entities"][0]["name"] > last
+    )
+
+
+async def _show_changing(agent: "_Shown", docs: dict[str, Any], one: dict[str, Any], total: int) -> None:
+    key = {"ids": [one["name"]]}
+    changed = one | {"text": "A text about zeppelins."}
+    await agent.expect("upsert", docs | {"data": [changed]}, lambda result: result["upsert_count"] == 1)
+    await agent.expect(
+        "search", docs | {"text": "zeppelins", "limit": 1}, lambda result: result["hits"][0]["id"] == one["name"]
+    )
+    await agent.expect("get", docs | key, lambda result: result["entities"][0]["text"] == changed["text"])
+    await agent.expect("delete", docs | key, lambda result: result["delete_count"] == 1)
+    await agent.expect("get", docs | key, lambda result: result["missing_ids"] == key["ids"])
+    await agent.expect("count", docs, lambda result: result["count"] == total - 1)
+
+
+class _Shown:
+    """A client whose calls are printed."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def expect(self, tool: str, arguments: dict[str, Any], right: Any) -> dict[str, Any]:
+        """The structured result of the call.
+
+        Raises:
+            DemoFailed: it is an error, or not what it should be.
+        """
+        print(f"\n→ {tool} {_short(arguments)}")
+        started = time.perf_counter()
+        result = await self._client.call_tool(tool, arguments)
+        milliseconds = 1000 * (time.perf_counter() - started)
+        structured: dict[str, Any] = result.structured_content or {}
+        for line in _lines(structured):
+            print(f"  {line}")
+        print(f"  {milliseconds:.0f} ms")
+        if result.is_error or not right(structured):
+            raise DemoFailed(f"{tool} returned {_short(structured)}")
+        return structured
+
+
+@asynccontextmanager
+async def _served(transport: Transport, data_dir: Path) -> AsyncGenerator[Any]:
+    """The address or transport of a real server on a database of its own."""
+    command = [sys.executable, "-m", "mcp_server_milvus", "--data-dir", str(data_dir)]
+    if transport is Transport.STDIO:
+        yield stdio_client(StdioServerParameters(command=command[0], args=command[1:]))
+        return
+    port = _free_port()
+    async with await anyio.open_process(
+        [*command, "--transport", transport, "--port", str(port)], stdin=DEVNULL, stdout=DEVNULL, stderr=None
+    ) as server:
+        await _listening(port)
+        url = f"http://127.0.0.1:{port}"
+        yield sse_client(f"{url}/sse") if transport is Transport.SSE else f"{url}/mcp"
+        server.terminate()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+async def _listening(port: int) -> None:
+    with anyio.move_on_after(START_SECONDS):
+        while True:
+            try:
+                stream = await anyio.connect_tcp("127.0.0.1", port)
+            except OSError:
+                await anyio.sleep(0.05)
+            else:
+                await stream.aclose()
+                return
+    raise Unavailable(f"the server did not listen within {START_SECONDS} s")
+
+
+def _documents() -> Iterator[dict[str, Any]]:
+    """The public docstrings of this Python's standard library, read from its sources without importing them."""
+    root = Path(sysconfig.get_path("stdlib"))
+    count = 0
+    for path in sorted([*root.glob("*.py"), *root.glob("*/*.py")]):
+        module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        if module.startswith(("_", "test", "idlelib", "lib2to3", "site-packages")) or "._" in module:
+            continue
+        for document in list(_docstrings(module, path))[:PER_MODULE]:
+            if count == DOCUMENTS:
+                return
+            count += 1
+            yield document
+
+
+def _docstrings(module: str, path: Path) -> Iterator[dict[str, Any]]:
+    tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
+            continue
+        text = ast.get_docstring(node)
+        if text:
+            signature = (
+                f"{node.name}({ast.unparse(node.args)})" if isinstance(node, ast.FunctionDef) else f"class {node.name}"
+            )
+            yield {
+                "name": f"{module}.{node.name}:{node.lineno}",
+                "module": module,
+                "signature": signature[:500],
+                "text": text[:5_000],
+            }
+
+
+def _lines(structured: dict[str, Any]) -> list[str]:
+    """The result for a person: a line for each hit or entity, else one line."""
+    rows = structured.get("hits") or structured.get("entities")
+    return [_short(row) for row in rows] if rows else [_short(structured)]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= WIDTH else f"{text[:WIDTH]}…"

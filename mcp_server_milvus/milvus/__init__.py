@@ -1,0 +1,1 @@
+"""Everything that knows pymilvus and Milvus Lite. No other folder imports them."""

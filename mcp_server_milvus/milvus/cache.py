@@ -1,0 +1,122 @@
+"""One `describe_collection` per collection and TTL, however many calls ask."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+
+from mcp_server_milvus.errors import Conflict, InvalidArgument, MilvusFailed, NotFound, NotLoaded
+from mcp_server_milvus.milvus.schema import CollectionSchema
+
+if TYPE_CHECKING:
+    from mcp_server_milvus.milvus.pool import ClientPool
+
+Result = TypeVar("Result")
+
+
+class StaleSchema(Conflict):
+    """The collection is another one than the cached schema describes; nothing was written."""
+
+    def __init__(self, collection_name: str) -> None:
+        super().__init__(
+            f"collection {collection_name!r} is not the one that it was: another client changed it; nothing was done",
+            hint="describe_collection shows what it is now; then call again if that is what you mean",
+        )
+
+
+@dataclass
+class _Entry:
+    schema: CollectionSchema | None = None
+    expires: float = 0.0
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+
+class SchemaCache:
+    """The schemas of every collection that was used, by database and name (or alias).
+
+    Never wrong for longer than `ttl` seconds when another process changes a collection. Writes are checked again by
+    the client that sends them.
+    """
+
+    def __init__(self, clients: "ClientPool", *, ttl: float) -> None:
+        self._clients = clients
+        self._ttl = ttl
+        self._entries: dict[tuple[str, str], _Entry] = {}
+
+    async def get(self, db_name: str, collection_name: str) -> CollectionSchema:
+        """The schema, from the cache while it is fresh; callers that wait share one request.
+
+        Raises:
+            NotFound: there is no such collection.
+        """
+        entry = self._entries.setdefault((db_name, collection_name), _Entry())
+        async with entry.lock:
+            if entry.schema is None or entry.expires <= time.monotonic():
+                entry.schema = await self._described(db_name, collection_name)
+                entry.expires = time.monotonic() + self._ttl
+            return entry.schema
+
+    async def refresh(self, db_name: str, collection_name: str) -> CollectionSchema:
+        """The schema as it is now."""
+        self.forget(db_name, collection_name)
+        return await self.get(db_name, collection_name)
+
+    async def find(self, db_name: str, collection_name: str) -> CollectionSchema | None:
+        """The schema as it is now, or None when there is no such collection."""
+        try:
+            return await self.refresh(db_name, collection_name)
+        except NotFound:
+            return None
+
+    async def confirmed(self, db_name: str, collection_name: str) -> CollectionSchema:
+        """The schema as it is now, for a call that destroys.
+
+        Raises:
+            StaleSchema: it is not the collection that this server has known under the name.
+        """
+        entry = self._entries.get((db_name, collection_name))
+        known = entry.schema if entry else None
+        current = await self.refresh(db_name, collection_name)
+        if known and known.shape != current.shape:
+            raise StaleSchema(collection_name)
+        return current
+
+    def forget(self, db_name: str, collection_name: str) -> None:
+        """Drops what is known of a collection, under its name and its aliases."""
+        known = self._entries.pop((db_name, collection_name), None)
+        name = known.schema.name if known and known.schema else collection_name
+        stale = [
+            key
+            for key, entry in self._entries.items()
+            if key[0] == db_name and entry.schema and entry.schema.name == name
+        ]
+        for key in stale:
+            del self._entries[key]
+
+    async def used_by(
+        self, db_name: str, collection_name: str, use: Callable[[CollectionSchema], Awaitable[Result]]
+    ) -> Result:
+        """What `use` returns for the schema; when it fails and the collection has changed meanwhile, once more.
+
+        `use` must have changed nothing when it raises InvalidArgument, NotFound, Conflict or MilvusFailed.
+        """
+        schema = await self.get(db_name, collection_name)
+        try:
+            return await use(schema)
+        except NotLoaded:
+            raise
+        except (InvalidArgument, NotFound, Conflict, MilvusFailed):
+            current = await self.refresh(db_name, collection_name)
+            if current == schema:
+                raise
+        return await use(current)
+
+    async def _described(self, db_name: str, collection_name: str) -> CollectionSchema:
+        try:
+            async with self._clients.client(db_name) as client:
+                return await client.describe(collection_name)
+        except NotFound:
+            self._entries.pop((db_name, collection_name), None)
+            raise

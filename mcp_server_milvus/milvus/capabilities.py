@@ -1,0 +1,177 @@
+"""What each kind and version of backend can do: one table, read by validation and by errors.
+
+Sources: Milvus Lite 3.2.2 and Milvus 2.3.5 were run (`tests/`, `tests/live/`). Everything newer than 2.3.5 is from the
+release notes of Milvus and from pymilvus's source, and unverified.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mcp_server_milvus.errors import NotSupported
+from mcp_server_milvus.vocabulary import DataType, FunctionType
+
+Version = tuple[int, int, int]
+
+
+class Feature(StrEnum):
+    """Something that some backends have and others have not, in words that fit `X is not supported by …`."""
+
+    NULLABLE = "nullable fields"
+    DEFAULT_VALUE = "default values"
+    CLUSTERING_KEY = "clustering keys"
+    STRUCT_ARRAY = "arrays of structs"
+    ANALYZER = "text analyzers"
+    TEXT_MATCH = "text_match"
+    GROUP_BY = "grouping hits by a field"
+    GROUP_SIZE = "group_size"
+    PARTITION_LOAD = "loading single partitions"
+    NUM_SHARDS = "more than one shard"
+    PARTIAL_UPSERT = "upsert of single fields"
+
+
+NEVER: Version = (999, 0, 0)
+
+TYPE_SINCE: dict[DataType, Version] = {
+    DataType.FLOAT16_VECTOR: (2, 3, 0),
+    DataType.BFLOAT16_VECTOR: (2, 4, 0),
+    DataType.SPARSE_FLOAT_VECTOR: (2, 4, 0),
+    DataType.INT8_VECTOR: (2, 6, 0),
+    DataType.GEOMETRY: (2, 6, 2),
+    DataType.TIMESTAMPTZ: (2, 6, 2),
+    DataType.STRUCT: (2, 6, 4),
+    DataType.TEXT: (3, 0, 0),
+}
+"""First Milvus version with each type; types that are not named are in all of them."""
+
+FUNCTION_SINCE: dict[FunctionType, Version] = {
+    FunctionType.BM25: (2, 5, 0),
+    FunctionType.TEXTEMBEDDING: (2, 6, 0),
+    FunctionType.MINHASH: (2, 6, 0),
+}
+
+FEATURE_SINCE: dict[Feature, Version] = {
+    Feature.NULLABLE: (2, 5, 0),
+    Feature.DEFAULT_VALUE: (2, 5, 0),
+    Feature.CLUSTERING_KEY: (2, 4, 7),
+    Feature.STRUCT_ARRAY: (2, 6, 4),
+    Feature.ANALYZER: (2, 5, 0),
+    Feature.TEXT_MATCH: (2, 5, 0),
+    Feature.GROUP_BY: (2, 4, 0),
+    Feature.GROUP_SIZE: (2, 5, 0),
+    Feature.PARTITION_LOAD: (2, 2, 0),
+    Feature.NUM_SHARDS: (2, 0, 0),
+    Feature.PARTIAL_UPSERT: (2, 6, 2),
+}
+
+LITE_TYPES = frozenset(
+    {
+        DataType.BOOL,
+        DataType.INT8,
+        DataType.INT16,
+        DataType.INT32,
+        DataType.INT64,
+        DataType.FLOAT,
+        DataType.DOUBLE,
+        DataType.VARCHAR,
+        DataType.JSON,
+        DataType.ARRAY,
+        DataType.FLOAT_VECTOR,
+        DataType.SPARSE_FLOAT_VECTOR,
+    }
+)
+LITE_FUNCTIONS = frozenset({FunctionType.BM25})
+LITE_FEATURES = frozenset(
+    {
+        Feature.NULLABLE,
+        Feature.DEFAULT_VALUE,
+        Feature.ANALYZER,
+        Feature.TEXT_MATCH,
+        Feature.GROUP_BY,
+        Feature.GROUP_SIZE,
+        Feature.PARTIAL_UPSERT,
+    }
+)
+LITE_DENSE_INDEXES = ("AUTOINDEX", "FLAT", "BRUTE_FORCE", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8")
+LITE_SPARSE_INDEXES = ("AUTOINDEX", "SPARSE_INVERTED_INDEX")
+LITE_SCALAR_INDEXES = ("AUTOINDEX", "INVERTED")
+LITE_ANALYZERS = ("standard", "jieba")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The connected backend: Milvus Lite, or a Milvus server of some version."""
+
+    version: Version
+    is_lite: bool
+
+    def __str__(self) -> str:
+        return f"{'Milvus Lite' if self.is_lite else 'Milvus'} {'.'.join(map(str, self.version))}"
+
+    @classmethod
+    def from_version_text(cls, text: str) -> "Backend":
+        """From what `GetVersion` answers: `milvus_lite-3.2.2`, `v2.3.5-lite` (a server, despite its name), `2.6.0`.
+
+        A text without a version number is taken for the newest, since such builds are made from the main branch.
+        """
+        found = re.search(r"(\d+)\.(\d+)\.(\d+)", text)
+        version = tuple(map(int, found.groups())) if found else (998, 0, 0)
+        return cls((version[0], version[1], version[2]), is_lite=text.startswith("milvus_lite"))
+
+    @property
+    def types(self) -> tuple[DataType, ...]:
+        """The types that a field can have here."""
+        return tuple(
+            kind
+            for kind in DataType
+            if (kind in LITE_TYPES if self.is_lite else self.version >= TYPE_SINCE.get(kind, (0, 0, 0)))
+        )
+
+    @property
+    def functions(self) -> tuple[FunctionType, ...]:
+        """The functions that a collection can have here."""
+        return tuple(
+            kind
+            for kind in FunctionType
+            if (kind in LITE_FUNCTIONS if self.is_lite else self.version >= FUNCTION_SINCE[kind])
+        )
+
+    @property
+    def max_window(self) -> int | None:
+        """Largest `offset + limit` of one search or query, if there is one. Source: Milvus `quotaAndLimits`."""
+        return None if self.is_lite else 16_384
+
+    @property
+    def keeps_duplicate_keys(self) -> bool:
+        """Whether inserting an existing primary key adds a second entity instead of replacing the first."""
+        return not self.is_lite
+
+    @property
+    def concurrent_writes(self) -> int:
+        """How many write requests of one call may be under way at once."""
+        return 1 if self.is_lite else 4
+
+    def has(self, feature: Feature) -> bool:
+        """Whether the backend has the feature."""
+        return feature in LITE_FEATURES if self.is_lite else self.version >= FEATURE_SINCE[feature]
+
+    def require(self, feature: Feature, *, where: str, instead: str = "") -> None:
+        """Nothing, if the backend has the feature.
+
+        Raises:
+            NotSupported: it has not; `where` is what asked for it, `instead` what can be done.
+        """
+        if not self.has(feature):
+            since = "" if self.is_lite else f" (needs Milvus {'.'.join(map(str, FEATURE_SINCE[feature]))} or newer)"
+            raise NotSupported(f"{where}: {feature} are not supported by {self}{since}", hint=instead)
+
+    def index_types(self, kind: DataType) -> tuple[str, ...] | None:
+        """The index types that work on a field of this type, or None where the server itself checks them well.
+
+        Milvus Lite stores any index type and then fails to load the collection, so it is held to a list.
+        """
+        if not self.is_lite:
+            return None
+        if kind is DataType.SPARSE_FLOAT_VECTOR:
+            return LITE_SPARSE_INDEXES
+        return LITE_DENSE_INDEXES if kind.is_vector else LITE_SCALAR_INDEXES

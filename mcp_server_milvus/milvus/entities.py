@@ -1,0 +1,298 @@
+"""Entities checked against the schema before any request, and turned into what pymilvus packs."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from mcp_server_milvus.errors import InvalidArgument
+from mcp_server_milvus.milvus.schema import CollectionSchema, Field
+from mcp_server_milvus.settings import nearest
+from mcp_server_milvus.vocabulary import DataType, FunctionType
+
+INTEGER_BITS = {DataType.INT8: 8, DataType.INT16: 16, DataType.INT32: 32, DataType.INT64: 64}
+MAX_FLOAT32 = 3.4028234663852886e38
+MAX_FLOAT16 = 65504.0
+MAX_JSON_BYTES = 65_536
+"""Bytes of one JSON value and of one entity's dynamic field. Source: Milvus `common.JSON max length`."""
+
+MAX_PROBLEMS = 5
+SHOWN_LENGTH = 40
+"""Characters of a wrong value that a message repeats."""
+
+BATCH_BYTES = 4 * 1024 * 1024
+BATCH_ENTITIES = 1_000
+"""A request stays far below the server's 64 MiB, and packing it takes milliseconds."""
+
+Entity = dict[str, Any]
+
+
+def as_entities(data: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> list[Entity]:
+    """The entities of a list of objects, or of an object of equally long columns.
+
+    Raises:
+        InvalidArgument: the columns differ in length or are no lists.
+    """
+    if not isinstance(data, Mapping):
+        return [dict(entity) for entity in data]
+    columns = {name: cast("list[Any]", column) for name, column in data.items() if isinstance(column, list)}
+    if not columns or len(columns) < len(data):
+        return [dict(data)]
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise InvalidArgument(
+            f"data: the columns have different lengths: {lengths}", hint="give one value per entity in each column"
+        )
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def checked_entities(schema: CollectionSchema, entities: Sequence[Entity], *, keys_required: bool) -> list[Entity]:
+    """The entities as pymilvus packs them. `keys_required` is for upsert, which finds an entity by its key.
+
+    Raises:
+        InvalidArgument: says for the first few problems which entity and field, what was expected and what came.
+    """
+    problems: list[str] = []
+    packed: list[Entity] = []
+    for number, entity in enumerate(entities):
+        found = list(_problems(schema, entity, keys_required=keys_required))
+        problems += [f"entity {number}: {problem}" for problem in found]
+        if len(problems) >= MAX_PROBLEMS:
+            break
+        if not problems:
+            whole = _absent_values(schema) | entity if keys_required else entity
+            packed.append({name: _packed(schema.by_name.get(name), value) for name, value in whole.items()})
+    if problems:
+        raise InvalidArgument(
+            "; ".join(problems[:MAX_PROBLEMS]),
+            hint=f"nothing was written; {schema.name} has: {', '.join(map(str, schema.fields))}",
+        )
+    return packed
+
+
+def batches(entities: Sequence[Entity]) -> list[list[Entity]]:
+    """The entities in order, in lists that fit one request each."""
+    result: list[list[Entity]] = []
+    size = BATCH_BYTES
+    for entity in entities:
+        weight = _weight(entity)
+        if size + weight > BATCH_BYTES or len(result[-1]) >= BATCH_ENTITIES:
+            result.append([])
+            size = 0
+        result[-1].append(entity)
+        size += weight
+    return result
+
+
+def checked_vector(field: Field, vector: Any, *, argument: str) -> Any:
+    """The vector as pymilvus packs it.
+
+    Raises:
+        InvalidArgument: it does not fit the field.
+    """
+    problem = _vector_problem(field, vector)
+    if problem:
+        raise InvalidArgument(f"{argument}: {problem}; {field}")
+    return _packed(field, vector)
+
+
+def _absent_values(schema: CollectionSchema) -> Entity:
+    """What a whole entity has where nothing was given: said outright, since Milvus Lite would keep the old values."""
+    optional = (field for field in schema.fields if field.nullable or field.default_value is not None)
+    return {field.name: field.default_value for field in optional if not field.is_function_output}
+
+
+def _problems(schema: CollectionSchema, entity: Entity, *, keys_required: bool) -> Iterator[str]:
+    for name, value in entity.items():
+        field = schema.by_name.get(name)
+        if field is None:
+            yield from _dynamic_problems(schema, name, value)
+        elif field.is_function_output:
+            yield f"field {name!r} is computed by {schema.name} itself; leave it out"
+        elif field.is_primary and field.auto_id and not keys_required:
+            yield f"field {name!r} is generated (auto_id); leave it out"
+        elif value is None:
+            if not field.nullable and field.default_value is None:
+                yield f"field {name!r} is null; expected {field}, which is not nullable"
+        elif problem := _value_problem(field, value):
+            yield f"field {name!r}: {problem}; expected {field}"
+    for field in schema.fields:
+        missing = field.name not in entity
+        if missing and (not field.may_be_absent or (keys_required and field.is_primary)):
+            yield f"field {field.name!r} is missing; expected {field}"
+
+
+def _dynamic_problems(schema: CollectionSchema, name: str, value: Any) -> Iterator[str]:
+    if not schema.enable_dynamic_field:
+        yield f"{schema.name} has no field {name!r}{nearest(name, schema.by_name)} and no dynamic field"
+    elif name.startswith("$") or not name or not _is_text(name):
+        yield f"{name!r} cannot be the name of a value in the dynamic field"
+    elif problem := _json_problem(value):
+        yield f"{name!r} in the dynamic field: {problem}"
+
+
+def _value_problem(field: Field, value: Any) -> str:
+    if field.type.is_vector:
+        return _vector_problem(field, value)
+    if field.type is DataType.JSON:
+        return _json_problem(value)
+    if field.type is DataType.ARRAY:
+        return _array_problem(field, value)
+    return _scalar_problem(field.type, field.max_length, value)
+
+
+def _scalar_problem(kind: DataType, max_length: int | None, value: Any) -> str:
+    if kind is DataType.BOOL:
+        return "" if isinstance(value, bool) else f"got {_shown(value)}"
+    if kind.is_integer:
+        return _integer_problem(kind, value)
+    if kind in {DataType.FLOAT, DataType.DOUBLE}:
+        return _number_problem(value, MAX_FLOAT32 if kind is DataType.FLOAT else math.inf)
+    if not isinstance(value, str) or not _is_text(value):
+        return f"got {_shown(value)}"
+    length = len(value.encode())
+    return f"{length} bytes of UTF-8 do not fit" if max_length and length > max_length else ""
+
+
+def _integer_problem(kind: DataType, value: Any) -> str:
+    whole = (
+        int(value)
+        if isinstance(value, str) and value.removeprefix("-").isascii() and value.removeprefix("-").isdigit()
+        else value
+    )
+    if isinstance(whole, bool) or not isinstance(whole, int) or (isinstance(value, str) and kind is not DataType.INT64):
+        return f"got {_shown(value)}"
+    half = 2 ** (INTEGER_BITS[kind] - 1)
+    return "" if -half <= whole < half else f"{_shown(value)} is out of range"
+
+
+def _number_problem(value: Any, largest: float) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"got {_shown(value)}"
+    try:
+        number = float(value)
+    except OverflowError:
+        return "the number is out of range"
+    if not math.isfinite(number):
+        return f"got {number}, which is not a finite number"
+    return "" if abs(number) <= largest else f"{number} is out of range"
+
+
+def _array_problem(field: Field, value: Any) -> str:
+    if not isinstance(value, list):
+        return f"got {_shown(value)}"
+    elements = cast("list[Any]", value)
+    if field.max_capacity and len(elements) > field.max_capacity:
+        return f"{len(elements)} elements, of which {field.max_capacity} fit"
+    if field.element_type is None or field.element_type is DataType.STRUCT:
+        return _struct_problem(field, elements)
+    found = (
+        (place, _scalar_problem(field.element_type, field.max_length, element))
+        for place, element in enumerate(elements)
+    )
+    return next((f"element {place}: {problem}" for place, problem in found if problem), "")
+
+
+def _struct_problem(field: Field, elements: list[Any]) -> str:
+    members = {member.name: member for member in field.struct_fields}
+    for place, element in enumerate(elements):
+        if not isinstance(element, dict) or cast("dict[str, Any]", element).keys() != members.keys():
+            return f"element {place} is no object with exactly {', '.join(members)}"
+        for name, value in cast("dict[str, Any]", element).items():
+            if problem := _value_problem(members[name], value):
+                return f"element {place}, {name!r}: {problem}"
+    return ""
+
+
+def _json_problem(value: Any) -> str:
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        return f"not JSON: {error}"
+    return f"{len(text)} bytes of JSON, of which {MAX_JSON_BYTES} fit" if len(text) > MAX_JSON_BYTES else ""
+
+
+def _vector_problem(field: Field, value: Any) -> str:
+    if field.type is DataType.SPARSE_FLOAT_VECTOR:
+        return _sparse_problem(value)
+    if not isinstance(value, list):
+        return f"got {_shown(value)}, not a list of numbers"
+    numbers = cast("list[Any]", value)
+    if field.dim and len(numbers) != field.dim:
+        return f"{len(numbers)} dimensions"
+    largest = {DataType.FLOAT16_VECTOR: MAX_FLOAT16}.get(field.type, MAX_FLOAT32)
+    for place, number in enumerate(numbers):
+        if field.type is DataType.BINARY_VECTOR:
+            problem = "" if number in (0, 1) else f"got {_shown(number)}, not 0 or 1"
+        elif field.type is DataType.INT8_VECTOR:
+            problem = _integer_problem(DataType.INT8, number)
+        else:
+            problem = _number_problem(number, largest)
+        if problem:
+            return f"dimension {place}: {problem}"
+    return ""
+
+
+def _sparse_problem(value: Any) -> str:
+    if not isinstance(value, dict) or not value:
+        return f'got {_shown(value)}, not an object {{"index": weight}} with at least one weight'
+    for index, weight in cast("dict[Any, Any]", value).items():
+        if not (str(index).isascii() and str(index).isdigit()) or int(index) >= 2**32 - 1:
+            return f"index {_shown(index)} is no whole number from 0 to 2^32-2"
+        if problem := _number_problem(weight, MAX_FLOAT32):
+            return f"weight of index {index}: {problem}"
+        if weight < 0:
+            return f"weight of index {index} is negative"
+    return ""
+
+
+def _packed(field: Field | None, value: Any) -> Any:
+    """A checked value in the form that pymilvus sends."""
+    if field is None or value is None:
+        return value
+    match field.type:
+        case DataType.INT64:
+            return int(value)
+        case DataType.SPARSE_FLOAT_VECTOR:
+            return {int(index): float(weight) for index, weight in value.items()}
+        case DataType.FLOAT_VECTOR:
+            return [float(number) for number in value]
+        case DataType.FLOAT16_VECTOR | DataType.BFLOAT16_VECTOR | DataType.INT8_VECTOR | DataType.BINARY_VECTOR:
+            from mcp_server_milvus.milvus.vectors import vector_bytes
+
+            return vector_bytes(field.type, value)
+        case _:
+            return value
+
+
+def _weight(entity: Entity) -> int:
+    """Roughly the bytes of an entity in a request."""
+    return sum(_value_weight(value) for value in entity.values())
+
+
+def _value_weight(value: Any) -> int:
+    match value:
+        case str() | bytes():
+            return len(value) * (3 if isinstance(value, str) else 1)
+        case list():
+            items = cast("list[Any]", value)
+            return 4 * len(items) if items and isinstance(items[0], float) else sum(map(_value_weight, items))
+        case dict():
+            return sum(8 + _value_weight(item) for item in cast("dict[Any, Any]", value).values())
+        case _:
+            return 8
+
+
+def _is_text(value: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= SHOWN_LENGTH else text[:SHOWN_LENGTH] + '...'}"
+
+
+def reads_text(schema: CollectionSchema, field: Field) -> bool:
+    """Whether the vector field is searched with text: it is the output of a BM25 or embedding function."""
+    source = schema.text_source_of(field.name)
+    return source is not None and source.type in {FunctionType.BM25, FunctionType.TEXTEMBEDDING}

@@ -1,0 +1,164 @@
+"""Filter expressions that are safe to send: values become literals here, on every backend, never by pasting text.
+
+Milvus 2.3 and Milvus Lite know no templates, so `{name}` is rendered here; and pymilvus pastes VARCHAR keys unquoted,
+by which one hostile key deleted a whole collection.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from mcp_server_milvus.errors import InvalidArgument, InvalidFilter
+from mcp_server_milvus.milvus.schema import CollectionSchema, Field
+
+SAFE_INTEGER = 2**53 - 1
+"""Largest integer that every JSON reader keeps exactly (RFC 8259, section 6). Larger keys travel as strings."""
+
+LITERAL_RANGE = (-(2**63) + 1, 2**63 - 1)
+"""Integers that a filter can hold: Milvus reads the sign apart from the digits, so -2^63 has no literal."""
+
+ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+"""The escapes that both backends read. Every other character stands for itself: Milvus Lite knows no `\\u`."""
+
+MAX_KEYS = 10_000
+"""Keys of one call; an expression with more takes Milvus longer to parse than to run."""
+
+TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|\{([A-Za-z_]\w*)\}|.', re.DOTALL)
+BRACKETS = {")": "(", "]": "["}
+QUOTES = frozenset("\"'")
+
+
+def literal(value: Any) -> str:
+    """The value as Milvus's filter language writes it.
+
+    Raises:
+        InvalidArgument: the language has no such value (null, NaN, an object, text with half a surrogate pair).
+    """
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            if not LITERAL_RANGE[0] <= value <= LITERAL_RANGE[1]:
+                raise InvalidArgument(f"filter value {value} is outside of {LITERAL_RANGE[0]} to {LITERAL_RANGE[1]}")
+            return str(value)
+        case float():
+            if not math.isfinite(value):
+                raise InvalidArgument(f"filter value {value} is not a finite number")
+            return repr(value)
+        case str():
+            return f'"{_encodable(value).translate(ESCAPES)}"'
+        case list():
+            return f"[{', '.join(literal(item) for item in cast('list[Any]', value))}]"
+        case _:
+            raise InvalidArgument(
+                f"filter value {value!r} cannot be written in a filter",
+                hint="values are strings, numbers, booleans and lists of them",
+            )
+
+
+def keys_filter(schema: CollectionSchema, ids: Sequence[int | str]) -> str:
+    """`pk in [ … ]` for keys of the primary key's own type.
+
+    Raises:
+        InvalidArgument: a key is of the wrong type, or an integer that a JSON reader may have rounded.
+    """
+    if not 0 < len(ids) <= MAX_KEYS:
+        raise InvalidArgument(f"ids: {len(ids)} keys; between 1 and {MAX_KEYS} are possible in one call")
+    return f"{schema.primary_key.name} in {literal([checked_key(schema.primary_key, key) for key in ids])}"
+
+
+def checked_key(primary_key: Field, key: int | str) -> int | str:
+    """The key in the primary key's own type; digits in a string are an INT64 key.
+
+    Raises:
+        InvalidArgument: it is of the wrong type, or an integer that a JSON reader may have rounded.
+    """
+    if primary_key.type.is_string:
+        if not isinstance(key, str):
+            raise InvalidArgument(
+                f"key {key!r} is a number; the primary key is {primary_key}", hint="give keys as strings"
+            )
+        return key
+    if isinstance(key, str):
+        if not re.fullmatch(r"-?[0-9]{1,19}", key):
+            raise InvalidArgument(f"key {key[:80]!r} is not a whole number; the primary key is {primary_key}")
+        key = int(key)
+    elif abs(key) > SAFE_INTEGER:
+        raise InvalidArgument(
+            f"key {key} is beyond 2^53, where JSON readers round numbers: it may not be the key that was meant",
+            hint=f'give it as a string: "{key}", with the digits that a result showed',
+        )
+    if not LITERAL_RANGE[0] <= key <= LITERAL_RANGE[1]:
+        raise InvalidArgument(f"key {key} is outside the range of keys; the primary key is {primary_key}")
+    return key
+
+
+def portable_key(key: int | str) -> int | str:
+    """The key as results carry it: a string where a JSON reader would round the number."""
+    return str(key) if isinstance(key, int) and abs(key) > SAFE_INTEGER else key
+
+
+def rendered(template: str, params: Mapping[str, Any] | None) -> str:
+    """The filter with each `{name}` replaced by the literal of its parameter. Braces inside strings are text.
+
+    Raises:
+        InvalidFilter: brackets or quotes are not closed, or a name has no parameter or a parameter no name.
+    """
+    _require_closed(template)
+    given = dict(params or {})
+    used: set[str] = set()
+
+    def replaced(token: re.Match[str]) -> str:
+        name = token.group(1)
+        if name is None:
+            return token.group()
+        if name not in given:
+            raise InvalidFilter(
+                f"filter has {{{name}}} but filter_params has no {name!r}",
+                hint="give a value for every {name} in the filter",
+            )
+        used.add(name)
+        return literal(given[name])
+
+    text = TOKEN.sub(replaced, _encodable(template))
+    if unused := sorted(given.keys() - used):
+        raise InvalidFilter(
+            f"filter_params {unused} do not occur in the filter",
+            hint="write {name} without quotes where the value belongs",
+        )
+    return text
+
+
+def both(first: str, second: str) -> str:
+    """Entities that match both filters; an empty filter matches everything."""
+    return f"({first}) and ({second})" if first and second else first or second
+
+
+def after_key(primary_key: Field, key: int | str) -> str:
+    """The filter for entities whose key comes after `key` in the order of keys."""
+    return f"{primary_key.name} > {literal(key)}"
+
+
+def _tokens_outside_strings(text: str) -> Iterator[str]:
+    return (token.group() for token in TOKEN.finditer(text) if token.group()[0] not in "\"'" or len(token.group()) == 1)
+
+
+def _require_closed(text: str) -> None:
+    """A filter that closes a bracket it did not open would escape from the brackets that we put around it."""
+    opened: list[str] = []
+    for mark in _tokens_outside_strings(text):
+        if mark in "([":
+            opened.append(mark)
+        elif mark in BRACKETS and (not opened or opened.pop() != BRACKETS[mark]):
+            raise InvalidFilter(f"filter: {mark!r} closes nothing", hint="every bracket needs its partner")
+        elif mark in QUOTES:
+            raise InvalidFilter(f"filter: a {mark} is not closed", hint='write text as "…", and a " inside it as \\"')
+    if opened:
+        raise InvalidFilter(f"filter: {opened[-1]!r} is not closed", hint="every bracket needs its partner")
+
+
+def _encodable(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidArgument("text holds half a surrogate pair, which is no character")
+    return text

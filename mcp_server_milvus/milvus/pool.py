@@ -1,0 +1,161 @@
+"""One client per database, made when it is first needed, shared by all calls, replaced when its connection is lost."""
+
+import importlib
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+
+from mcp_server_milvus.errors import DeadlineExceeded, Error, Unavailable
+from mcp_server_milvus.milvus.embedded import EmbeddedEngine
+from mcp_server_milvus.milvus.names import require_name
+from mcp_server_milvus.settings import Settings
+
+if TYPE_CHECKING:
+    from mcp_server_milvus.milvus.capabilities import Backend
+    from mcp_server_milvus.milvus.quirks import Client
+
+
+@dataclass
+class _Connection:
+    """A client and how many calls use it now; a retired one is closed when the last of them ends."""
+
+    client: "Client"
+    borrowers: int = 0
+    retired: bool = False
+
+
+class ClientPool:
+    """The clients of one endpoint and identity.
+
+    Borrow one with `async with pool.client(db_name) as client:`. Every failure inside that block leaves it as one of
+    our errors, and the block ends within the settings' `timeout` seconds, connecting included.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._engine = EmbeddedEngine(settings.embedded_dir) if settings.embedded_dir else None
+        self._limiter = anyio.Semaphore(settings.max_concurrency)
+        self._connections: dict[str, _Connection] = {}
+        self._connecting: dict[str, anyio.Lock] = {}
+        self._last_writes: dict[str, dict[str, int]] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        with anyio.CancelScope(shield=True):
+            async with AsyncExitStack() as closing:
+                if self._engine:
+                    closing.push_async_callback(self._engine.aclose)
+                for connection in self._connections.values():
+                    closing.push_async_callback(connection.client.close)
+
+    @property
+    def tried(self) -> str:
+        """What a call talks to, in words without a host name."""
+        if self._engine:
+            return "the embedded Milvus Lite engine"
+        parts = urlsplit(self._settings.uri)
+        return f"Milvus at the configured uri ({parts.scheme}, port {parts.port or 19530})"
+
+    async def warm_up(self) -> None:
+        """Imports pymilvus in a thread, so that the first call need not wait for it."""
+        await anyio.to_thread.run_sync(_import_pymilvus, abandon_on_cancel=True)
+
+    async def backend(self, db_name: str) -> "Backend":
+        """What the database's clients are connected to."""
+        async with self.client(db_name) as client:
+            return client.backend
+
+    @asynccontextmanager
+    async def client(self, db_name: str, *, seconds: float | None = None) -> AsyncGenerator["Client"]:
+        """A connected client of the database, for at most `seconds` (default: the settings' timeout).
+
+        Raises:
+            InvalidArgument: the database's name is no name.
+            Unavailable: Milvus cannot be reached.
+            DeadlineExceeded: the time was up.
+            Error: whatever else failed inside the block.
+        """
+        require_name("db_name", db_name)
+        limit = self._settings.timeout
+        connection = None
+        try:
+            with _Translation(self.tried), anyio.fail_after(seconds or limit):
+                async with self._limiter:
+                    with anyio.fail_after(limit):
+                        connection = await self._connected(db_name)
+                    connection.borrowers += 1
+                    yield connection.client
+        except (Unavailable, DeadlineExceeded) as error:
+            self._retire(db_name, connection)
+            if connection is None and isinstance(error, DeadlineExceeded):
+                raise Unavailable(
+                    f"{self.tried} did not answer within {limit:g} s", hint="check that Milvus runs; then call again"
+                ) from error
+            raise
+        finally:
+            if connection:
+                connection.borrowers -= 1
+                await _close_unused(connection)
+
+    async def _connected(self, db_name: str) -> _Connection:
+        async with self._connecting.setdefault(db_name, anyio.Lock()):
+            if db_name not in self._connections:
+                await self.warm_up()
+                self._connections[db_name] = _Connection(await self._connect(db_name))
+            return self._connections[db_name]
+
+    async def _connect(self, db_name: str) -> "Client":
+        from mcp_server_milvus.milvus import quirks
+
+        quirks.quiet_pymilvus()
+        return await quirks.connect(
+            await self._engine.address() if self._engine else self._settings.uri,
+            credentials=self._settings.credentials,
+            db_name=db_name,
+            last_writes=self._last_writes.setdefault(db_name, {}),
+            seconds=self._settings.timeout,
+        )
+
+    def _retire(self, db_name: str, connection: _Connection | None) -> None:
+        """Makes the next call connect anew. Calls that are under way keep the old connection to their end."""
+        if connection:
+            connection.retired = True
+            if self._connections.get(db_name) is connection:
+                del self._connections[db_name]
+
+
+async def _close_unused(connection: _Connection) -> None:
+    if connection.retired and connection.borrowers == 0:
+        with anyio.CancelScope(shield=True):
+            await connection.client.close()
+
+
+class _Translation:
+    """A block that every failure leaves as one of our errors."""
+
+    def __init__(self, tried: str) -> None:
+        self._tried = tried
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type[BaseException] | None, failure: BaseException | None, traceback: object) -> None:
+        if not isinstance(failure, Exception) or isinstance(failure, Error):
+            return
+        from mcp_server_milvus.milvus.translate import translate
+
+        error = translate(failure, tried=self._tried)
+        if error:
+            raise error from failure
+
+
+def _import_pymilvus() -> None:
+    for module in ("quirks", "translate"):
+        importlib.import_module(f"mcp_server_milvus.milvus.{module}")

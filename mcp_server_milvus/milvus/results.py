@@ -1,0 +1,189 @@
+"""Entities and hits for a reader who pays per token: JSON-safe, short, exact where it matters, saying what was cut."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from mcp_server_milvus.errors import InvalidArgument
+from mcp_server_milvus.milvus.filters import portable_key
+from mcp_server_milvus.milvus.schema import CollectionSchema, Field
+from mcp_server_milvus.vocabulary import DataType
+
+TRIMMED_LENGTH = 1_000
+"""Characters of a text that nobody asked for by name."""
+
+ENVELOPE_BYTES = 512
+"""What a result needs besides its entities."""
+
+SECRET_KEY = re.compile(r"api_?key|token|secret|passw|credential|access_?key|private_?key", re.IGNORECASE)
+SCORE_DIGITS = 6
+
+
+@dataclass
+class Page:
+    """Entities that fit one result. `asked` are the output fields that the caller named: those are not trimmed."""
+
+    schema: CollectionSchema
+    max_bytes: int
+    asked: frozenset[str] = frozenset()
+    entities: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    _used: int = ENVELOPE_BYTES
+    _trimmed: dict[str, int] = field(default_factory=dict[str, int])
+    _shortened: bool = False
+
+    def admit(self, entity: Mapping[str, Any], **around: Any) -> bool:
+        """Takes the entity if it fits. The first one always does, shortened if need be. `around` goes beside it."""
+        fields = {name: self._plain(name, value) for name, value in entity.items() if name != "$meta"}
+        row = around | {"fields": fields} if around else fields
+        size = json_size(row)
+        if self._used + size > self.max_bytes:
+            if self.entities:
+                return False
+            self._shorten(fields, size - (self.max_bytes - self._used))
+            self._shortened = True
+        self._used += json_size(row) + 1
+        self.entities.append(row)
+        return True
+
+    def limits(self, *, stopped: str = "") -> list[str] | None:
+        """What was cut, in sentences; None when nothing was. `stopped` says how to get the entities left out."""
+        said: list[str] = []
+        if stopped:
+            said.append(f"{self.max_bytes} bytes reached after {len(self.entities)}: {stopped}")
+        if self._shortened:
+            said.append(
+                f"an entity exceeds {self.max_bytes} bytes, so its longest values are cut: name fewer output_fields"
+            )
+        said += [
+            f"{name}: {count} values trimmed to {TRIMMED_LENGTH} characters; name it in output_fields to get it whole"
+            for name, count in self._trimmed.items()
+        ]
+        return said or None
+
+    def _plain(self, name: str, value: Any) -> Any:
+        plain = plain_value(self.schema.by_name.get(name), value)
+        key = self.schema.primary_key.name
+        if isinstance(plain, str) and len(plain) > TRIMMED_LENGTH and name not in self.asked and name != key:
+            self._trimmed[name] = self._trimmed.get(name, 0) + 1
+            return plain[:TRIMMED_LENGTH] + "…"
+        return plain
+
+    def _shorten(self, fields: dict[str, Any], excess: int) -> None:
+        """Cuts the longest values until the entity fits, never the key; of a vector or object only the size stays."""
+        names = fields.keys() - {self.schema.primary_key.name}
+        for name in sorted(names, key=lambda each: json_size(fields[each]), reverse=True):
+            if excess <= 0:
+                return
+            before = json_size(fields[name])
+            fields[name] = _shortened(fields[name], before - excess)
+            excess -= before - json_size(fields[name])
+
+
+def plain_value(known: Field | None, value: Any) -> Any:
+    """The value as JSON has it: exact integers, the shortest decimals, a null for what is no number."""
+    if known and known.type.is_vector and value is not None:
+        return _plain_vector(known, value)
+    match value:
+        case bool() | str() | None:
+            plain = value
+        case int():
+            plain = portable_key(value)
+        case float():
+            single = known is not None and DataType.FLOAT in {known.type, known.element_type}
+            plain = _plain_number(value, single=single)
+        case dict():
+            plain = {str(key): plain_value(None, inner) for key, inner in cast("dict[Any, Any]", value).items()}
+        case bytes():
+            plain = f"<{len(value)} bytes>"
+        case _:
+            plain = [plain_value(known, inner) for inner in value]
+    return plain
+
+
+def plain_score(score: float) -> float:
+    """The score with the digits that an approximate search can mean."""
+    return float(f"{score:.{SCORE_DIGITS}g}")
+
+
+def masked(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, values with a key like a secret's hidden: Milvus describes an embedding API key in clear."""
+    return {key: "***" if SECRET_KEY.search(key) else _masked_value(value) for key, value in params.items()}
+
+
+def json_size(value: Any) -> int:
+    """Bytes of the value as compact JSON."""
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace"))
+
+
+def cursor_fingerprint(*parts: Any) -> str:
+    """What ties a cursor to the question that it continues."""
+    return hashlib.sha256(json.dumps(parts).encode(errors="replace")).hexdigest()[:12]
+
+
+def encode_cursor(fingerprint: str, position: int | str) -> str:
+    """An opaque text from which any server can continue after `position`."""
+    return base64.urlsafe_b64encode(json.dumps([fingerprint, position]).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, fingerprint: str) -> int | str:
+    """The position inside a cursor.
+
+    Raises:
+        InvalidArgument: it is no cursor of ours, or it continues another question.
+    """
+    try:
+        decoded = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+    except (ValueError, RecursionError):
+        decoded = None
+    match decoded:
+        case [str() as found, int() | str() as position] if found == fingerprint and not isinstance(position, bool):
+            return position
+        case _:
+            raise InvalidArgument(
+                "cursor: not one that continues this call",
+                hint="repeat the arguments of the call that returned it, or leave the cursor out to start again",
+            )
+
+
+def _masked_value(value: Any) -> Any:
+    return masked(cast("dict[str, Any]", value)) if isinstance(value, dict) else value
+
+
+def _plain_number(number: float, *, single: bool) -> float | None:
+    if not math.isfinite(number):
+        return None
+    return _shortest_float32(number) if single else number
+
+
+def _plain_vector(known: Field, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(index): _shortest_float32(weight) for index, weight in cast("dict[int, float]", value).items()}
+    from mcp_server_milvus.milvus.vectors import vector_numbers
+
+    return vector_numbers(known.type, value)
+
+
+def _shortest_float32(number: float) -> float:
+    """0.1 for the float32 0.10000000149011612: the fewest digits that are still the same number."""
+    return next(
+        short for digits in range(6, 18) if _float32(short := float(f"{number:.{digits}g}")) == _float32(number)
+    )
+
+
+def _float32(number: float) -> float:
+    return struct.unpack("f", struct.pack("f", number))[0]
+
+
+def _shortened(value: Any, size: int) -> Any:
+    if isinstance(value, str):
+        kept = value.encode()[: max(size - 8, 0)].decode(errors="ignore")
+        return kept + "…"
+    if isinstance(value, list | dict):
+        return f"<{len(cast('Sequence[Any]', value))} values left out>"
+    return value

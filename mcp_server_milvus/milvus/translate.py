@@ -1,0 +1,238 @@
+"""Every failure of pymilvus, gRPC and Milvus as one of our errors. `tests/milvus/test_translate.py` proves it total."""
+
+import re
+from dataclasses import dataclass
+
+import grpc
+from pymilvus import exceptions as pymilvus
+
+from mcp_server_milvus.errors import (
+    AlreadyExists,
+    Conflict,
+    ConnectionLost,
+    DeadlineExceeded,
+    Denied,
+    Error,
+    InvalidArgument,
+    InvalidFilter,
+    LimitExceeded,
+    MilvusFailed,
+    NotFound,
+    NotLoaded,
+    NotSupported,
+    Unavailable,
+)
+
+MAX_MESSAGE = 500
+"""Characters of a Milvus message that are passed on; what follows is its call stack."""
+
+CONNECT_FAILED = 2
+"""pymilvus's code for a connection that could not be made. Milvus itself uses it for "service unavailable"."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a failure becomes, and the hint for the caller."""
+
+    error: type[Error]
+    hint: str = ""
+
+
+NOT_LOADED = Rule(NotLoaded, "call load_collection, then call again")
+LIST_COLLECTIONS = Rule(NotFound, "list_collections shows what there is")
+RELEASE_FIRST = Rule(Conflict, "call release_collection first, or build_index with replace: true")
+BAD_FILTER = Rule(InvalidFilter, 'a filter reads like: year > 1990 and title like "a%" and tag in ["x", "y"]')
+RETRY_LATER = Rule(LimitExceeded, "wait a moment, or send less at once")
+NOT_HERE = Rule(NotSupported, "this backend has no such operation")
+OUTCOME_UNKNOWN = Rule(
+    DeadlineExceeded, "if this was a write, look before repeating it; a longer --timeout gives it more time"
+)
+
+PHRASES: tuple[tuple[str, Rule], ...] = (
+    (
+        r"cannot parse expression|parse expression|invalid expression|unknown escape sequence|\bat column \d+\n",
+        BAD_FILTER,
+    ),
+    (r"^unknown field|unknown column|field .* not exist.*expression", BAD_FILTER),
+    (r"collection not loaded|not been loaded|is not loaded|not fully loaded", NOT_LOADED),
+    (r"release.* first|is loaded, please release|cannot drop.*load|loaded.*release", RELEASE_FIRST),
+    (r"database.*(not found|does not exist)", Rule(NotFound, "list_databases shows what there is")),
+    (r"(can't find|can not find) collection|collection .*(not found|does not exist)", LIST_COLLECTIONS),
+    (r"partition.*(not found|does not exist)", Rule(NotFound, "describe_collection shows the partitions")),
+    (r"index.*(not found|not exist)|there is no vector index", Rule(Conflict, "call build_index first")),
+    (r"already exists?|duplicate", Rule(AlreadyExists)),
+    (
+        r"denied|privilege|not authorized|unauthenticated|auth check failure",
+        Rule(Denied, "the Milvus account lacks the right"),
+    ),
+    (r"rate limit|quota|request limit|memory limit|disk limit|message larger than max", RETRY_LATER),
+    (r"not supported|unsupported|unimplemented", Rule(NotSupported)),
+)
+"""What the text says, where codes say less: Milvus 2.3 uses 65535 and Milvus Lite 6 for nearly everything."""
+
+CODES: dict[int, Rule] = {
+    3: RETRY_LATER,
+    4: RETRY_LATER,
+    7: RETRY_LATER,
+    8: RETRY_LATER,
+    9: Rule(Denied, "Milvus refuses writes for now: it is out of memory or disk"),
+    10: NOT_HERE,
+    35: Rule(AlreadyExists, "build_index with replace: true replaces an index"),
+    100: LIST_COLLECTIONS,
+    101: NOT_LOADED,
+    102: RETRY_LATER,
+    103: NOT_LOADED,
+    200: Rule(NotFound, "describe_collection shows the partitions"),
+    201: NOT_LOADED,
+    202: NOT_LOADED,
+    700: Rule(Conflict, "call build_index first"),
+    701: Rule(NotSupported),
+    702: Rule(AlreadyExists),
+    800: Rule(NotFound, "list_databases shows what there is"),
+    802: Rule(InvalidArgument),
+    1100: Rule(InvalidArgument),
+    1101: Rule(InvalidArgument),
+    1400: Rule(Denied, "check the token, or user and password"),
+    1401: Rule(Denied, "the Milvus account lacks the right"),
+    1600: LIST_COLLECTIONS,
+    1602: Rule(AlreadyExists),
+    1700: Rule(InvalidArgument, "describe_collection shows the fields"),
+}
+"""Milvus's error codes from 2.3 on (`pkg/util/merr/errors.go`), and Milvus Lite's 35."""
+
+NEVER_SENT = r"fail(ed)? (to )?connect|connection refused|name resolution|should create connection first"
+"""How gRPC and pymilvus say that there was no connection to send anything on."""
+
+GRPC: dict[grpc.StatusCode, Rule] = {
+    grpc.StatusCode.UNAVAILABLE: Rule(Unavailable, "check that Milvus runs and that the uri is right; then call again"),
+    grpc.StatusCode.DEADLINE_EXCEEDED: OUTCOME_UNKNOWN,
+    grpc.StatusCode.CANCELLED: Rule(Unavailable, "the connection was closed during the call; call again"),
+    grpc.StatusCode.UNAUTHENTICATED: Rule(Denied, "check the token, or user and password"),
+    grpc.StatusCode.PERMISSION_DENIED: Rule(Denied, "the Milvus account lacks the right"),
+    grpc.StatusCode.UNIMPLEMENTED: NOT_HERE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: RETRY_LATER,
+    grpc.StatusCode.INVALID_ARGUMENT: Rule(InvalidArgument),
+    grpc.StatusCode.NOT_FOUND: Rule(NotFound),
+    grpc.StatusCode.ALREADY_EXISTS: Rule(AlreadyExists),
+    grpc.StatusCode.FAILED_PRECONDITION: Rule(Conflict),
+    grpc.StatusCode.OUT_OF_RANGE: Rule(InvalidArgument),
+    grpc.StatusCode.ABORTED: Rule(MilvusFailed, "call again"),
+    grpc.StatusCode.DATA_LOSS: Rule(MilvusFailed),
+    grpc.StatusCode.INTERNAL: Rule(MilvusFailed),
+    grpc.StatusCode.UNKNOWN: Rule(MilvusFailed),
+}
+
+CLIENT_SIDE: dict[type[Exception], Rule] = {
+    pymilvus.ConnectError: GRPC[grpc.StatusCode.UNAVAILABLE],
+    pymilvus.MilvusUnavailableException: GRPC[grpc.StatusCode.UNAVAILABLE],
+    pymilvus.ConnectionNotExistException: GRPC[grpc.StatusCode.UNAVAILABLE],
+    pymilvus.ConnectionConfigException: Rule(Unavailable, "check the uri"),
+    pymilvus.CollectionNotExistException: LIST_COLLECTIONS,
+    pymilvus.IndexNotExistException: Rule(Conflict, "call build_index first"),
+    pymilvus.PartitionAlreadyExistException: Rule(AlreadyExists),
+    pymilvus.ServerVersionIncompatibleException: NOT_HERE,
+    **dict.fromkeys(
+        (
+            pymilvus.ParamError,
+            pymilvus.DataTypeNotMatchException,
+            pymilvus.DataTypeNotSupportException,
+            pymilvus.DataNotMatchException,
+            pymilvus.SchemaMismatchRetryableException,
+            pymilvus.PrimaryKeyException,
+            pymilvus.PartitionKeyException,
+            pymilvus.ClusteringKeyException,
+            pymilvus.FieldsTypeException,
+            pymilvus.FunctionsTypeException,
+            pymilvus.FieldTypeException,
+            pymilvus.AutoIDException,
+            pymilvus.InvalidConsistencyLevel,
+            pymilvus.AmbiguousIndexName,
+            pymilvus.CannotInferSchemaException,
+            pymilvus.SchemaNotReadyException,
+        ),
+        Rule(InvalidArgument),
+    ),
+}
+"""What pymilvus itself raises before or instead of a request."""
+
+
+def translate(failure: Exception, *, tried: str) -> Error | None:
+    """The failure as one of our errors, or None for what is no failure of Milvus. `tried` says what was called."""
+    if isinstance(failure, TimeoutError):
+        return DeadlineExceeded(f"no answer from {tried} in time", hint=OUTCOME_UNKNOWN.hint)
+    if isinstance(failure, grpc.RpcError):
+        return _from_grpc(failure, tried)
+    if isinstance(failure, pymilvus.MilvusException):
+        return _from_milvus(failure, tried)
+    return None
+
+
+def _from_grpc(failure: grpc.RpcError, tried: str) -> Error:
+    code = _grpc_code(failure)
+    rule = GRPC.get(code, Rule(MilvusFailed))
+    details = str(getattr(failure, "details", str)())
+    if rule.error is Unavailable:
+        return _unavailable(details, rule, tried)
+    return rule.error(_clean(details or code.name), hint=rule.hint)
+
+
+def _from_milvus(failure: pymilvus.MilvusException, tried: str) -> Error:
+    message = str(failure.message)
+    if isinstance(failure.code, grpc.StatusCode):
+        rule = GRPC.get(failure.code, Rule(MilvusFailed))
+    elif failure.code == CONNECT_FAILED:
+        rule = _connect_rule(failure)
+    else:
+        rule = _by_phrase(message) or CODES.get(failure.code) or CLIENT_SIDE.get(type(failure)) or Rule(MilvusFailed)
+    if rule.error is Unavailable:
+        return _unavailable(message, rule, tried)
+    return rule.error(_clean(message), hint=rule.hint)
+
+
+def _unavailable(details: str, rule: Rule, tried: str) -> Error:
+    """Whether the request can have reached Milvus decides what a caller may conclude from the failure."""
+    if re.search(NEVER_SENT, details, re.IGNORECASE):
+        return Unavailable(f"could not reach {tried}", hint=rule.hint)
+    return ConnectionLost(f"the connection to {tried} broke", hint=rule.hint)
+
+
+def _connect_rule(failure: pymilvus.MilvusException) -> Rule:
+    """A refused token looks like a server that is down, but for the cause."""
+    cause = failure.__cause__
+    while cause and not isinstance(cause, grpc.RpcError):
+        cause = cause.__cause__
+    if cause and _grpc_code(cause) in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+        return GRPC[grpc.StatusCode.UNAUTHENTICATED]
+    return GRPC[grpc.StatusCode.UNAVAILABLE]
+
+
+def _grpc_code(failure: grpc.RpcError) -> grpc.StatusCode:
+    """The status of the call. Only the subclasses that are raised have one; the class itself does not say so."""
+    return getattr(failure, "code", lambda: grpc.StatusCode.UNKNOWN)()
+
+
+def _by_phrase(message: str) -> Rule | None:
+    lowered = message.lower()
+    return next((rule for phrase, rule in PHRASES if re.search(phrase, lowered)), None)
+
+
+NOISE = (
+    r"\[\w+\] Retry [^,]*, ",
+    r"^message=",
+    r"failed to (search|query)[/\w]* delegator \d+ for channel \S+: ",
+    r"fail to (search|query) on QueryNode \d+: ",
+    r"(worker\(\d+\) (query|search) failed: *)+",
+    r" => ",
+    r"\b\d{1,3}(\.\d{1,3}){3}(:\d+)?\b",
+    r"\b[\w.-]+:\d{4,5}\b",
+    r"(/[\w.@-]+){3,}(:\d+)?",
+    r"stack trace:.*",
+)
+"""Wrappers of an inner message, addresses and source paths: nothing that a caller can use."""
+
+
+def _clean(message: str) -> str:
+    for noise in NOISE:
+        message = re.sub(noise, "", message, flags=re.DOTALL)
+    message = message.strip()
+    return message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + "…"

@@ -1,0 +1,137 @@
+"""Our tools as the SDK's: a call becomes a structured result or a structured error. The one broad `except` is here."""
+
+import json
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, cast
+
+from mcp.server.caching import CacheHint
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.tools import Tool as SdkTool
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
+
+from mcp_server_milvus import __version__
+from mcp_server_milvus.app import App
+from mcp_server_milvus.errors import Error, Internal, InvalidArgument
+from mcp_server_milvus.settings import nearest
+from mcp_server_milvus.tool import Tool
+from mcp_server_milvus.vocabulary import Effect
+
+LIST_TTL_MS = 60_000
+LOGGER = logging.getLogger("mcp_server_milvus")
+
+INSTRUCTIONS = """\
+A Milvus vector database. list_collections and describe_collection show what is there; describe_collection gives an \
+example entity and an example search for each collection.
+To store text and find it by words: create_collection with a VARCHAR field (enable_analyzer), a SPARSE_FLOAT_VECTOR \
+field and a BM25 function from one to the other; insert entities without the sparse field; search with text.
+With vectors of your own: create_collection with dimension, insert entities {id, vector, ...}, search with vector.
+Errors are {code, message, hint, retriable}: do what the hint says. Whole numbers beyond 2^53 travel as strings."""
+
+
+def build_server(app: App, tools: Iterable[Tool[Any, Any]]) -> MCPServer[None]:
+    """An MCP server that offers the tools on this App. The App is opened and closed by the caller, not by sessions."""
+    return _MilvusServer(
+        name="mcp-server-milvus",
+        title="Milvus",
+        version=__version__,
+        instructions=INSTRUCTIONS,
+        tools=[_SdkTool.wrapping(tool, app) for tool in tools],
+        cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL_MS, scope="public")},
+        log_level=cast("Any", app.settings.log_level),
+    )
+
+
+def annotations(tool: Tool[Any, Any]) -> ToolAnnotations:
+    """What a host may assume about the tool, all of it from its effect."""
+    return ToolAnnotations(
+        title=tool.name.replace("_", " ").capitalize(),
+        read_only_hint=tool.effect is Effect.READ,
+        destructive_hint=tool.effect in {Effect.MODIFY, Effect.DELETE},
+        idempotent_hint=tool.effect is not Effect.CREATE,
+        open_world_hint=False,
+    )
+
+
+async def call(tool: Tool[Any, Any], app: App, arguments: dict[str, Any]) -> CallToolResult:
+    """The outcome of one call, whatever happens: never raises but for cancellation."""
+    started = time.perf_counter()
+    try:
+        result = succeeded(await tool.run(app, arguments))
+    except Error as error:
+        result = failed(error)
+    except Exception:
+        LOGGER.exception("%s failed", tool.name)
+        result = failed(Internal(f"{tool.name}: a fault of this server", hint="its log has the details; report it"))
+    outcome = cast("dict[str, Any]", result.structured_content).get("code", "ok") if result.is_error else "ok"
+    LOGGER.info("%s %s %.0f ms", tool.name, outcome, 1000 * (time.perf_counter() - started))
+    return result
+
+
+def succeeded(structured: dict[str, Any]) -> CallToolResult:
+    """A result, complete as text and as structure, since clients show the model only one of them."""
+    return CallToolResult(content=[TextContent(type="text", text=compact(structured))], structured_content=structured)
+
+
+def failed(error: Error) -> CallToolResult:
+    """An error, in the same two forms."""
+    structured = error.as_dict()
+    return CallToolResult(
+        is_error=True, content=[TextContent(type="text", text=compact(structured))], structured_content=structured
+    )
+
+
+def compact(value: Any) -> str:
+    """The value as JSON without a byte too many."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+class _MilvusServer(MCPServer[None]):
+    """An MCPServer that answers a call of an unknown tool as it answers any other mistake."""
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        names = [tool.name for tool in await self.list_tools()]
+        if name not in names:
+            return failed(
+                InvalidArgument(
+                    f"there is no tool {name[:80]!r}{nearest(name, names)}", hint=f"tools: {', '.join(names)}"
+                )
+            )
+        return await super().call_tool(name, arguments, context)
+
+
+class _SdkTool(SdkTool):
+    """The SDK's tool, with its `run` replaced by ours: our validation, our errors, our result."""
+
+    @classmethod
+    def wrapping(cls, tool: Tool[Any, Any], app: App) -> "_SdkTool":
+        """The tool as the SDK registers it."""
+
+        async def run(arguments: dict[str, Any], context: Context[Any, Any]) -> CallToolResult:
+            return await call(tool, replace(app, report_progress=context.report_progress), arguments)
+
+        return cls(
+            fn=run,
+            name=tool.name,
+            title=None,
+            description=tool.description,
+            context_kwarg=None,
+            parameters=tool.input_schema,
+            fn_metadata=FuncMetadata(arg_model=ArgModelBase, output_schema=tool.output_schema),
+            is_async=True,
+            annotations=annotations(tool),
+        )
+
+    async def run(
+        self,
+        arguments: dict[str, Any],
+        context: Context[Any, Any],
+        convert_result: bool = False,  # noqa: FBT001, FBT002  # the SDK's signature
+    ) -> Any:
+        del convert_result
+        return await self.fn(arguments, context)

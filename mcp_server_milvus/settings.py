@@ -1,0 +1,180 @@
+"""The settings of one server: flags over environment over `.env` over a TOML file over defaults, frozen once read."""
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from mcp_server_milvus.vocabulary import Transport
+
+PREFIX = "MILVUS_MCP_"
+UNPREFIXED = {"MILVUS_URI": "uri", "MILVUS_TOKEN": "token", "MILVUS_DB": "db_name"}
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or has no usable value; the text names it and the nearest right name, if there is one."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean X?)` for the known name that is closest, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def default_data_dir() -> Path:
+    """The platform's folder for a user's data, with our name below it."""
+    if sys.platform == "win32":
+        parent = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        parent = Path.home() / "Library" / "Application Support"
+    else:
+        parent = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return parent / "mcp-server-milvus"
+
+
+def _checked_uri(uri: str) -> str:
+    if uri and not uri.startswith(("http://", "https://")) and not uri.endswith(".db"):
+        raise ValueError(
+            "must be http://HOST:PORT, https://HOST:PORT, or the path of an embedded database that ends in .db"
+        )
+    return uri
+
+
+class Settings(BaseSettings):
+    """What the operator decided. Secrets are masked in every representation."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    uri: Annotated[str, AfterValidator(_checked_uri)] = Field(
+        "",
+        description="Milvus to use: http(s)://HOST:PORT, or a path ending in .db; empty: the embedded one in data_dir",
+    )
+    token: SecretStr = Field(SecretStr(""), description="Token of the Milvus account, or USER:PASSWORD")
+    user: str = Field("", description="User of the Milvus account, with password")
+    password: SecretStr = Field(SecretStr(""), description="Password of the Milvus account, with user")
+    db_name: str = Field("default", description="Database of calls that name none")
+    timeout: float = Field(30.0, gt=0, le=3600, description="Seconds that one call may take, connecting included")
+    build_timeout: float = Field(
+        600.0, gt=0, description="Seconds that building an index or loading a collection may take"
+    )
+    data_dir: Path = Field(default_factory=default_data_dir, description="Folder of the embedded database")
+    transport: Transport = Field(Transport.STDIO, description="stdio, sse, or http (/mcp and /sse together)")
+    host: str = Field("127.0.0.1", description="Address to listen on, for sse and http")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on, for sse and http")
+    stateless: bool = Field(default=False, description="Streamable HTTP without sessions, for many workers")
+    auto_load: bool = Field(default=True, description="Load a collection that is not loaded when it is read")
+    schema_ttl: float = Field(60.0, ge=0, description="Seconds that a collection's schema is trusted")
+    max_result_bytes: int = Field(32_768, ge=1_024, description="Bytes that one result may have")
+    max_concurrency: int = Field(64, ge=1, description="Calls to Milvus at one time")
+    log_level: str = Field("WARNING", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="What is logged to stderr")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _credentials_leave_the_uri(cls, values: dict[str, Any]) -> dict[str, Any]:
+        parts = urlsplit(str(values.get("uri", "")))
+        if parts.scheme not in {"http", "https"} or "@" not in parts.netloc:
+            return values
+        credentials, _, address = parts.netloc.rpartition("@")
+        return {"token": unquote(credentials)} | values | {"uri": urlunsplit(parts._replace(netloc=address))}
+
+    @property
+    def embedded_dir(self) -> Path | None:
+        """The embedded database's folder, or None when a Milvus server is used."""
+        if self.uri.startswith(("http://", "https://")):
+            return None
+        return Path(self.uri or self.data_dir).expanduser().absolute()
+
+    @property
+    def credentials(self) -> str:
+        """What authenticates to Milvus: the token, or `user:password`, or nothing."""
+        if self.user and not self.token.get_secret_value():
+            return f"{self.user}:{self.password.get_secret_value()}"
+        return self.token.get_secret_value()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load_settings` merged: nothing is read behind its back."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
+def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
+    """The settings in force. Reads the process's environment, `.env` in the working folder, and `config` (TOML).
+
+    Raises:
+        SettingsError: an unknown variable `MILVUS_MCP_*` or key, a value that does not fit, or an unreadable file.
+    """
+    merged: dict[str, Any] = {}
+    config = config or _config_from_environment()
+    sources: tuple[Mapping[str, Any], ...] = (
+        _from_toml(config) if config else {},
+        _from_environment(DotEnvSettingsSource(Settings, env_file=".env", env_prefix="", case_sensitive=True)),
+        _from_environment(EnvSettingsSource(Settings, env_prefix="", case_sensitive=True)),
+        flags,
+    )
+    for source in sources:
+        merged |= source
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        raise SettingsError(_described(error)) from None
+
+
+def _config_from_environment() -> Path | None:
+    path = os.environ.get(PREFIX + "CONFIG")
+    return Path(path) if path else None
+
+
+def _from_toml(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise SettingsError(f"--config: there is no file {path}")
+    try:
+        values = TomlConfigSettingsSource(Settings, toml_file=path)()
+    except ValueError as error:
+        raise SettingsError(f"--config: {path} is not TOML: {error}") from None
+    for key in values:
+        if key not in Settings.model_fields:
+            raise SettingsError(f"unknown key {key!r} in {path}{nearest(key, Settings.model_fields)}")
+    return values
+
+
+def _from_environment(source: EnvSettingsSource) -> Mapping[str, Any]:
+    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    values: dict[str, Any] = {
+        UNPREFIXED[name]: value for name, value in source.env_vars.items() if name in UNPREFIXED and value
+    }
+    for name, value in source.env_vars.items():
+        if not name.startswith(PREFIX) or name == PREFIX + "CONFIG":
+            continue
+        if name not in known:
+            raise SettingsError(f"unknown variable {name}{nearest(name, known)}")
+        if value:
+            values[known[name]] = value
+    return values
+
+
+def _described(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors()
+    )

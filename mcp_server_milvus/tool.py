@@ -1,0 +1,170 @@
+"""What a tool is, before any protocol: a name, two schemas, an effect and an async function. Knows no MCP.
+
+@tool(toolset=Toolset.DATA, effect=Effect.READ)
+async def count(app: App, args: CountInput) -> CountOutput:
+    \"\"\"What the model reads when it chooses among tools.\"\"\"
+"""
+
+import difflib
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar, cast, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mcp_server_milvus.app import App
+from mcp_server_milvus.errors import InvalidArgument
+from mcp_server_milvus.vocabulary import Effect, Toolset
+
+
+class Input(BaseModel):
+    """Arguments of a tool: strict types, nothing unknown."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
+
+
+class Output(BaseModel):
+    """Result of a tool. Fields that are None are left out on the wire."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class BoundedOutput(Output):
+    """Result of a tool whose size is bounded: what was cut is said."""
+
+    applied_limits: list[str] | None = Field(
+        default=None, description="What was cut from this result, and how to get it"
+    )
+
+
+SHOWN_LENGTH = 60
+"""Characters of a wrong value that a message repeats."""
+
+In = TypeVar("In", bound=Input)
+Out = TypeVar("Out", bound=Output)
+
+
+@dataclass(frozen=True)
+class Tool(Generic[In, Out]):
+    """One tool, complete: everything that a transport, the policy, the catalogue and the documentation need."""
+
+    name: str
+    description: str
+    toolset: Toolset
+    effect: Effect
+    input_model: type[In]
+    output_model: type[Out]
+    function: Callable[[App, In], Awaitable[Out]]
+
+    @cached_property
+    def input_schema(self) -> dict[str, Any]:
+        """The JSON schema of the arguments, in the portable subset that every client understands."""
+        return portable_schema(self.input_model, mode="validation") | {"additionalProperties": False}
+
+    @cached_property
+    def output_schema(self) -> dict[str, Any]:
+        """The JSON schema of the structured result."""
+        return portable_schema(self.output_model, mode="serialization")
+
+    def parse(self, arguments: Mapping[str, Any]) -> In:
+        """The arguments as the tool's input model.
+
+        Raises:
+            InvalidArgument: names every argument that is unknown, missing or of the wrong type.
+        """
+        try:
+            return self.input_model.model_validate(dict(arguments))
+        except ValidationError as error:
+            raise InvalidArgument(_explained(self, error)) from None
+
+    async def run(self, app: App, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The structured result, JSON-safe. Raises one of our errors."""
+        result = await self.function(app, self.parse(arguments))
+        return result.model_dump(mode="json", exclude_none=True)
+
+
+def tool(*, toolset: Toolset, effect: Effect) -> Callable[[Callable[[App, In], Awaitable[Out]]], Tool[In, Out]]:
+    """Makes a plain async function `(app, args: In) -> Out` a Tool; its name and docstring are what the model sees."""
+
+    def decorate(function: Callable[[App, In], Awaitable[Out]]) -> Tool[In, Out]:
+        hints = get_type_hints(function)
+        return Tool(
+            name=function.__name__,
+            description=inspect.cleandoc(function.__doc__ or ""),
+            toolset=toolset,
+            effect=effect,
+            input_model=cast("type[In]", hints["args"]),
+            output_model=cast("type[Out]", hints["return"]),
+            function=function,
+        )
+
+    return decorate
+
+
+def portable_schema(model: type[BaseModel], *, mode: Any) -> dict[str, Any]:
+    """The model's JSON schema without `title`, `$ref`, `$defs`, null alternatives and null defaults."""
+    schema = model.model_json_schema(mode=mode)
+    return _portable(schema, schema.get("$defs", {}))
+
+
+def _portable(node: Any, definitions: dict[str, Any]) -> Any:
+    if isinstance(node, list):
+        return [_portable(item, definitions) for item in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    schema = cast("dict[str, Any]", node)
+    if "$ref" in schema:
+        referred = definitions[schema["$ref"].removeprefix("#/$defs/")]
+        described = {key: value for key, value in schema.items() if key == "description"}
+        own = {key: value for key, value in referred.items() if key != "description"}
+        return _portable(own | described, definitions)
+    if "anyOf" in schema:
+        schema = _without_null(schema)
+    return {
+        key: {name: _portable(value, definitions) for name, value in inner.items()}
+        if key == "properties"
+        else _portable(inner, definitions)
+        for key, inner in schema.items()
+        if key not in {"title", "$defs"} and not (key == "default" and inner is None)
+    }
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    choices = [choice for choice in schema["anyOf"] if choice != {"type": "null"}]
+    rest = {key: value for key, value in schema.items() if key != "anyOf"}
+    return choices[0] | rest if len(choices) == 1 else {"anyOf": choices} | rest
+
+
+def _explained(tool: Tool[Any, Any], error: ValidationError) -> str:
+    names = list(tool.input_model.model_fields)
+    problems = dict.fromkeys(_problem(problem, names) for problem in error.errors(include_url=False))
+    return f"{tool.name}: {'; '.join(problems)}"
+
+
+def _problem(problem: Any, names: list[str]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    path = ".".join(part for part in location if not part.startswith(("list[", "dict[", "function-")))
+    match problem["type"]:
+        case "extra_forbidden":
+            close = difflib.get_close_matches(location[-1], names, n=1) if len(location) == 1 else []
+            hint = (
+                f" (did you mean {close[0]!r}?)"
+                if close
+                else f"; arguments: {', '.join(names)}"
+                if len(location) == 1
+                else ""
+            )
+            return f"unknown argument {path!r}{hint}"
+        case "missing":
+            return f"argument {path!r} is missing"
+        case "value_error":
+            return f"{path}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
+        case _:
+            return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {_shown(problem['input'])}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}..."

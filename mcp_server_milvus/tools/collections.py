@@ -1,0 +1,443 @@
+"""Collections: listed, described, created, dropped, loaded, released."""
+
+import json
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+from pydantic import Field
+
+from mcp_server_milvus.app import App
+from mcp_server_milvus.errors import InvalidArgument
+from mcp_server_milvus.milvus import schema as schemas
+from mcp_server_milvus.milvus.definition import completed, require_same, require_supported
+from mcp_server_milvus.milvus.names import Name
+from mcp_server_milvus.milvus.results import cursor_fingerprint, decode_cursor, encode_cursor, masked
+from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.milvus.waiting import load_and_wait, wait_for_index
+from mcp_server_milvus.tool import Input, Output, tool
+from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType, Effect, FunctionType, MetricType, Toolset
+
+if TYPE_CHECKING:
+    from mcp_server_milvus.milvus.quirks import Client
+
+LOOK_UPS_AT_ONCE = 8
+
+
+class ListCollectionsInput(Input):
+    """Which page of the list."""
+
+    limit: int = Field(50, ge=1, le=1_000)
+    cursor: str | None = Field(None, description="next_cursor, for what follows")
+    db_name: Name | None = None
+
+
+class CollectionLine(Output):
+    """One collection in a list."""
+
+    name: str
+    description: str | None = None
+    entity_count: int | None = None
+    loaded: bool
+
+
+class ListCollectionsOutput(Output):
+    """Collections by name."""
+
+    collections: list[CollectionLine]
+    next_cursor: str | None = None
+
+
+@tool(toolset=Toolset.SCHEMA, effect=Effect.READ)
+async def list_collections(app: App, args: ListCollectionsInput) -> ListCollectionsOutput:
+    """Lists collections with description, entity count and load state."""
+    db_name = app.database(args.db_name)
+    fingerprint = cursor_fingerprint("list_collections", db_name)
+    after = str(decode_cursor(args.cursor, fingerprint)) if args.cursor else ""
+    async with app.clients.client(db_name) as client:
+        following = sorted(name for name in await client.list_collections() if name > after)
+        shown = following[: args.limit]
+        lines: dict[str, CollectionLine] = {}
+        at_once = anyio.CapacityLimiter(LOOK_UPS_AT_ONCE)
+        async with anyio.create_task_group() as tasks:
+            for name in shown:
+                tasks.start_soon(_look_up, client, name, at_once, lines)
+    return ListCollectionsOutput(
+        collections=[lines[name] for name in shown if name in lines],
+        next_cursor=encode_cursor(fingerprint, shown[-1]) if len(following) > len(shown) else None,
+    )
+
+
+class CollectionInput(Input):
+    """Which collection."""
+
+    collection_name: Name
+    db_name: Name | None = None
+
+
+class DescribeCollectionOutput(Output):
+    """All that is needed to use a collection, with a worked example of an entity and of a search."""
+
+    collection_name: str
+    description: str | None = None
+    fields: list[dict[str, Any]]
+    enable_dynamic_field: bool
+    functions: list[dict[str, Any]] | None = None
+    indexes: list[dict[str, Any]]
+    loaded: bool
+    entity_count: int
+    partitions: list[str] | None = None
+    aliases: list[str] | None = None
+    consistency_level: str | None = None
+    num_shards: int | None = None
+    properties: dict[str, Any] | None = None
+    example_entity: dict[str, Any]
+    example_search: dict[str, Any] | None = None
+
+
+@tool(toolset=Toolset.SCHEMA, effect=Effect.READ)
+async def describe_collection(app: App, args: CollectionInput) -> DescribeCollectionOutput:
+    """Describes a collection: fields, functions, indexes, state, and an example entity and search."""
+    db_name = app.database(args.db_name)
+    schema = await app.schemas.refresh(db_name, args.collection_name)
+    async with app.clients.client(db_name) as client:
+        loaded = await client.is_loaded(args.collection_name)
+        partitions = await client.list_partitions(args.collection_name)
+        return DescribeCollectionOutput(
+            collection_name=schema.name,
+            description=schema.description or None,
+            fields=[_described_field(field) for field in schema.fields],
+            enable_dynamic_field=schema.enable_dynamic_field,
+            functions=[_described_function(function) for function in schema.functions] or None,
+            indexes=[_described_index(index) for index in schema.indexes],
+            loaded=loaded,
+            entity_count=await client.entity_count(args.collection_name, loaded=loaded),
+            partitions=partitions if partitions != ["_default"] else None,
+            aliases=await client.aliases(schema.name) or None,
+            consistency_level=schema.consistency_level or None,
+            num_shards=schema.num_shards if schema.num_shards > 1 else None,
+            properties=masked(schema.properties) or None,
+            example_entity={field.name: _example_value(field) for field in schema.fields if not field.may_be_absent},
+            example_search=_example_search(schema),
+        )
+
+
+class FieldSpec(Input):
+    """One field of a new collection."""
+
+    name: Name
+    type: DataType = Field(strict=False)
+    is_primary: bool = False
+    auto_id: bool = False
+    dim: int | None = Field(None, description="Of a vector")
+    max_length: int | None = Field(None, ge=1, le=65_535, description="Bytes, of VARCHAR")
+    element_type: DataType | None = Field(None, strict=False, description="Of ARRAY")
+    max_capacity: int | None = Field(None, ge=1, le=4_096, description="Of ARRAY")
+    struct_fields: list[dict[str, Any]] | None = Field(None, description="Fields, of ARRAY of STRUCT")
+    nullable: bool = False
+    default_value: bool | int | float | str | None = None
+    is_partition_key: bool = False
+    is_clustering_key: bool = False
+    enable_analyzer: bool = Field(default=False, description="For BM25, on VARCHAR")
+    analyzer_params: dict[str, Any] | None = None
+    enable_match: bool = Field(default=False, description="For text_match(field, 'words') in filters")
+    mmap_enabled: bool | None = None
+    description: str = ""
+
+
+class FunctionSpec(Input):
+    """A function that computes a field."""
+
+    name: Name
+    type: FunctionType = Field(strict=False)
+    input_field_names: list[Name] = Field(min_length=1)
+    output_field_names: list[Name] = Field(min_length=1)
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class IndexSpec(Input):
+    """An index of a new collection."""
+
+    field_name: Name
+    index_type: str = "AUTOINDEX"
+    metric_type: MetricType | None = Field(None, strict=False)
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class CreateCollectionInput(Input):
+    """Quick: dimension. Full: fields."""
+
+    collection_name: Name
+    dimension: int | None = Field(None, ge=1, le=32_768, description="Quick form: makes the fields id and vector")
+    metric_type: MetricType | None = Field(None, strict=False, description="Quick form; default COSINE")
+    id_type: Literal["int", "string"] | None = Field(None, description="Quick form; default int")
+    auto_id: bool | None = Field(None, description="Quick form: Milvus makes the ids")
+    fields: list[FieldSpec] | None = None
+    functions: list[FunctionSpec] = Field(
+        default_factory=list[FunctionSpec],
+        description="e.g. BM25 from a VARCHAR with enable_analyzer to a SPARSE_FLOAT_VECTOR: search with text",
+    )
+    indexes: list[IndexSpec] = Field(
+        default_factory=list[IndexSpec], description="Vector fields not named here get AUTOINDEX"
+    )
+    enable_dynamic_field: bool | None = Field(
+        None, description="Keep values of unnamed fields; default true in the quick form"
+    )
+    num_shards: int = Field(1, ge=1, le=16)
+    num_partitions: int | None = Field(None, ge=1, le=1_024, description="With a partition key")
+    consistency_level: ConsistencyLevel | None = Field(None, strict=False)
+    properties: dict[str, str | int | float | bool] = Field(default_factory=dict[str, "str | int | float | bool"])
+    description: str = ""
+    db_name: Name | None = None
+
+
+class CreateCollectionOutput(Output):
+    """What there is now."""
+
+    created: bool = Field(description="False: it was there already, the same")
+    collection_name: str
+    fields: list[str]
+    indexes: list[dict[str, Any]]
+    loaded: bool
+
+
+@tool(toolset=Toolset.SCHEMA, effect=Effect.CREATE)
+async def create_collection(app: App, args: CreateCollectionInput) -> CreateCollectionOutput:
+    """Creates a collection with its indexes and loads it. All or nothing; the same again is no error."""
+    db_name = app.database(args.db_name)
+    backend = await app.clients.backend(db_name)
+    wanted = completed(_wanted(args), backend)
+    require_supported(wanted, backend)
+    existing = await app.schemas.find(db_name, args.collection_name)
+    if existing:
+        require_same(wanted, existing)
+    async with app.clients.client(db_name, seconds=app.settings.build_timeout) as client:
+        if not existing:
+            await _create(app, client, wanted, args.num_partitions)
+        loaded = await client.is_loaded(args.collection_name)
+    schema = await app.schemas.refresh(db_name, args.collection_name)
+    return CreateCollectionOutput(
+        created=existing is None,
+        collection_name=schema.name,
+        fields=[str(field) for field in schema.fields],
+        indexes=[_described_index(index) for index in schema.indexes],
+        loaded=loaded,
+    )
+
+
+class DropCollectionOutput(Output):
+    """Whether there was something to drop."""
+
+    dropped: bool
+
+
+@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE)
+async def drop_collection(app: App, args: CollectionInput) -> DropCollectionOutput:
+    """Drops a collection with everything in it, for good."""
+    db_name = app.database(args.db_name)
+    schema = await app.schemas.confirmed(db_name, args.collection_name)
+    if schema.name != args.collection_name:
+        raise InvalidArgument(
+            f"{args.collection_name!r} is an alias of {schema.name!r}", hint="name the collection itself to drop it"
+        )
+    async with app.clients.client(db_name) as client:
+        await client.confirm(args.collection_name, schema)
+        await client.drop_collection(args.collection_name)
+    app.schemas.forget(db_name, args.collection_name)
+    return DropCollectionOutput(dropped=True)
+
+
+class LoadStateOutput(Output):
+    """Whether the collection is in memory now."""
+
+    loaded: bool
+
+
+@tool(toolset=Toolset.SCHEMA, effect=Effect.CREATE)
+async def load_collection(app: App, args: CollectionInput) -> LoadStateOutput:
+    """Loads a collection into memory and waits until it can be read."""
+
+    async def load(client: "Client", _: CollectionSchema) -> None:
+        await load_and_wait(client, args.collection_name, app.report_progress)
+
+    await app.with_schema(app.database(args.db_name), args.collection_name, load, seconds=app.settings.build_timeout)
+    return LoadStateOutput(loaded=True)
+
+
+@tool(toolset=Toolset.SCHEMA, effect=Effect.MODIFY)
+async def release_collection(app: App, args: CollectionInput) -> LoadStateOutput:
+    """Takes a collection out of memory. Nothing is lost; it cannot be read until it is loaded again."""
+
+    async def release(client: "Client", _: CollectionSchema) -> None:
+        await client.release_collection(args.collection_name)
+
+    await app.with_schema(app.database(args.db_name), args.collection_name, release)
+    return LoadStateOutput(loaded=False)
+
+
+async def _look_up(
+    client: "Client", name: str, at_once: anyio.CapacityLimiter, lines: dict[str, CollectionLine]
+) -> None:
+    async with at_once:
+        described = await client.description(name)
+        if described is None:
+            return
+        loaded = await client.is_loaded(name)
+        entities = await client.entity_count(name, loaded=loaded)
+    lines[name] = CollectionLine(name=name, description=described or None, entity_count=entities, loaded=loaded)
+
+
+async def _create(app: App, client: "Client", wanted: CollectionSchema, num_partitions: int | None) -> None:
+    """Whatever fails after the creation, cancellation too, takes the collection away again."""
+    async with AsyncExitStack() as undo:
+        await client.create_as(wanted, num_partitions=num_partitions)
+        undo.push_async_callback(_shielded_drop, client, wanted.name, app.settings.timeout)
+        for index in wanted.indexes:
+            metric = {"metric_type": index.metric_type} if index.metric_type else {}
+            params = {"index_type": index.index_type, **metric, "params": dict(index.params)}
+            await client.start_index(wanted.name, index.field_name, index.field_name, params)
+        for index in wanted.indexes:
+            await wait_for_index(client, wanted.name, index.field_name, app.report_progress)
+        await load_and_wait(client, wanted.name, app.report_progress)
+        undo.pop_all()
+
+
+async def _shielded_drop(client: "Client", collection_name: str, seconds: float) -> None:
+    with anyio.move_on_after(seconds, shield=True):
+        await client.drop_collection(collection_name)
+
+
+def _wanted(args: CreateCollectionInput) -> CollectionSchema:
+    quick = {name for name in ("dimension", "metric_type", "id_type", "auto_id") if getattr(args, name) is not None}
+    if args.fields is None:
+        if args.dimension is None:
+            raise InvalidArgument("create_collection: give dimension (quick form) or fields (full form)")
+        fields, indexes = _quick_fields(args, args.dimension), _quick_indexes(args)
+    elif quick:
+        raise InvalidArgument(
+            f"create_collection: {', '.join(sorted(quick))} belong to the quick form; with fields, set them there"
+        )
+    else:
+        fields, indexes = tuple(_field(spec) for spec in args.fields), _indexes(args.indexes)
+    dynamic = args.enable_dynamic_field if args.enable_dynamic_field is not None else args.fields is None
+    return CollectionSchema(
+        name=args.collection_name,
+        fields=fields,
+        functions=tuple(
+            schemas.Function(
+                spec.name, spec.type, tuple(spec.input_field_names), tuple(spec.output_field_names), spec.params
+            )
+            for spec in args.functions
+        ),
+        indexes=indexes,
+        enable_dynamic_field=dynamic,
+        consistency_level=args.consistency_level or "",
+        num_shards=args.num_shards,
+        description=args.description,
+        properties={key: str(value) for key, value in args.properties.items()},
+    )
+
+
+def _quick_fields(args: CreateCollectionInput, dimension: int) -> tuple[schemas.Field, ...]:
+    key_type = DataType.VARCHAR if args.id_type == "string" else DataType.INT64
+    return (
+        schemas.Field("id", key_type, is_primary=True, auto_id=bool(args.auto_id)),
+        schemas.Field("vector", DataType.FLOAT_VECTOR, dim=dimension),
+    )
+
+
+def _quick_indexes(args: CreateCollectionInput) -> tuple[schemas.Index, ...]:
+    named = _indexes(args.indexes)
+    return named or (schemas.Index("vector", "", "AUTOINDEX", args.metric_type or MetricType.COSINE),)
+
+
+def _indexes(specs: Sequence[IndexSpec]) -> tuple[schemas.Index, ...]:
+    return tuple(
+        schemas.Index(spec.field_name, "", spec.index_type, spec.metric_type or "", spec.params) for spec in specs
+    )
+
+
+def _field(spec: FieldSpec) -> schemas.Field:
+    options = spec.model_dump(exclude={"analyzer_params", "struct_fields"})
+    members = tuple(_field(FieldSpec.model_validate(member)) for member in spec.struct_fields or ())
+    analyzer = json.dumps(spec.analyzer_params) if spec.analyzer_params else ""
+    return schemas.Field(**options, analyzer_params=analyzer, struct_fields=members)
+
+
+def _described_field(field: schemas.Field) -> dict[str, Any]:
+    """What is set, under the names that create_collection takes."""
+    shown: dict[str, Any] = {"name": field.name, "type": field.type}
+    for name in ("dim", "element_type", "max_length", "max_capacity", "default_value", "mmap_enabled", "description"):
+        if getattr(field, name) not in {None, ""}:
+            shown[name] = getattr(field, name)
+    flags = (
+        "is_primary",
+        "auto_id",
+        "nullable",
+        "is_partition_key",
+        "is_clustering_key",
+        "enable_analyzer",
+        "enable_match",
+        "is_function_output",
+    )
+    shown |= {name: True for name in flags if getattr(field, name)}
+    if field.struct_fields:
+        shown["struct_fields"] = [_described_field(member) for member in field.struct_fields]
+    return shown
+
+
+def _described_function(function: schemas.Function) -> dict[str, Any]:
+    shown = {
+        "name": function.name,
+        "type": function.type,
+        "input_field_names": function.inputs,
+        "output_field_names": function.outputs,
+    }
+    return shown | ({"params": masked(function.params)} if function.params else {})
+
+
+def _described_index(index: schemas.Index) -> dict[str, Any]:
+    shown: dict[str, Any] = {"field_name": index.field_name, "index_type": index.index_type}
+    named = {"index_name": index.index_name} if index.index_name != index.field_name else {}
+    metric = {"metric_type": index.metric_type} if index.metric_type else {}
+    params = {"params": dict(index.params)} if index.params else {}
+    state = {"state": index.state} if index.state != "finished" else {}
+    return shown | named | metric | params | state
+
+
+def _example_value(field: schemas.Field) -> Any:
+    """A value that fits the field; a long vector only by its first numbers."""
+    if field.type is DataType.SPARSE_FLOAT_VECTOR:
+        return {"17": 0.5, "1024": 0.25}
+    if field.type.is_vector:
+        return f"[{field.dim} numbers]"
+    examples: dict[DataType, Any] = {
+        DataType.BOOL: True,
+        DataType.FLOAT: 0.5,
+        DataType.DOUBLE: 0.5,
+        DataType.JSON: {"key": "value"},
+        DataType.GEOMETRY: "POINT (8.5 47.4)",
+        DataType.TIMESTAMPTZ: "2026-01-01T00:00:00Z",
+    }
+    if field.type is DataType.ARRAY:
+        element = replace(field, type=field.element_type or DataType.VARCHAR, element_type=None)
+        return [
+            {member.name: _example_value(member) for member in field.struct_fields}
+            if field.struct_fields
+            else _example_value(element)
+        ]
+    return examples.get(field.type, 1 if field.type.is_integer else "text")
+
+
+def _example_search(schema: CollectionSchema) -> dict[str, Any] | None:
+    indexed = [field for field in schema.vector_fields if schema.index_of(field.name)]
+    if not indexed:
+        return None
+    field = next((each for each in indexed if schema.text_source_of(each.name)), indexed[0])
+    what = {"text": "plain words"} if schema.text_source_of(field.name) else {"vector": _example_value(field)}
+    return {"collection_name": schema.name, **what, "anns_field": field.name, "limit": 5}
+
+
+TOOLS = (list_collections, describe_collection, create_collection, drop_collection, load_collection, release_collection)

@@ -1,0 +1,135 @@
+"""Indexes: what makes a field searchable."""
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from pydantic import Field
+
+from mcp_server_milvus.app import App
+from mcp_server_milvus.errors import Conflict
+from mcp_server_milvus.milvus.definition import completed_index
+from mcp_server_milvus.milvus.names import Name
+from mcp_server_milvus.milvus.schema import CollectionSchema, Index
+from mcp_server_milvus.milvus.waiting import load_and_wait, wait_for_index
+from mcp_server_milvus.tool import Input, Output, tool
+from mcp_server_milvus.vocabulary import Effect, MetricType, Toolset
+
+if TYPE_CHECKING:
+    from mcp_server_milvus.milvus.quirks import Client
+
+
+class BuildIndexInput(Input):
+    """Which field, and how."""
+
+    collection_name: Name
+    field_name: Name
+    index_type: str = Field(
+        "AUTOINDEX", description="e.g. AUTOINDEX, HNSW, IVF_FLAT, FLAT, SPARSE_INVERTED_INDEX, INVERTED"
+    )
+    metric_type: MetricType | None = Field(None, strict=False, description="For vectors; default by the field's type")
+    params: dict[str, Any] = Field(default_factory=dict, description='e.g. {"M": 16, "efConstruction": 200}')
+    index_name: Name | None = None
+    replace: bool = Field(default=False, description="Drop a different index first; releases and loads again as needed")
+    db_name: Name | None = None
+
+
+class BuildIndexOutput(Output):
+    """The index as it is now."""
+
+    created: bool
+    field_name: str
+    index_name: str
+    index_type: str
+    metric_type: str | None = None
+    params: dict[str, Any] | None = None
+
+
+@tool(toolset=Toolset.SCHEMA, effect=Effect.CREATE)
+async def build_index(app: App, args: BuildIndexInput) -> BuildIndexOutput:
+    """Builds an index on a field and waits until it is ready. The same index again is no error."""
+    db_name = app.database(args.db_name)
+
+    async def build(client: "Client", schema: CollectionSchema) -> tuple[Index, bool]:
+        asked = Index(
+            args.field_name, args.index_name or args.field_name, args.index_type, args.metric_type or "", args.params
+        )
+        wanted = completed_index(schema, asked, client.backend)
+        existing = next(
+            (
+                index
+                for index in await client.describe_indexes(args.collection_name)
+                if index.field_name == args.field_name
+            ),
+            None,
+        )
+        if existing and _serves(existing, args):
+            return await wait_for_index(client, args.collection_name, args.field_name, app.report_progress), False
+        if existing is None:
+            return await _build(app, client, args.collection_name, wanted), True
+        if not args.replace:
+            raise Conflict(f"{args.field_name} has another index: {_told(existing)}", hint="replace: true replaces it")
+        return await _rebuild(app, client, args.collection_name, existing, wanted), True
+
+    index, created = await app.with_schema(db_name, args.collection_name, build, seconds=app.settings.build_timeout)
+    app.schemas.forget(db_name, args.collection_name)
+    return BuildIndexOutput(
+        created=created,
+        field_name=index.field_name,
+        index_name=index.index_name,
+        index_type=index.index_type,
+        metric_type=index.metric_type or None,
+        params=dict(index.params) or None,
+    )
+
+
+async def _build(app: App, client: "Client", collection_name: str, index: Index) -> Index:
+    metric = {"metric_type": index.metric_type} if index.metric_type else {}
+    params = {"index_type": index.index_type, **metric, "params": dict(index.params)}
+    await client.start_index(collection_name, index.field_name, index.index_name, params)
+    return await wait_for_index(client, collection_name, index.field_name, app.report_progress)
+
+
+async def _rebuild(app: App, client: "Client", collection_name: str, old: Index, new: Index) -> Index:
+    """Milvus drops no index of a loaded collection. When the new index cannot be built, the old one comes back."""
+    was_loaded = await client.is_loaded(collection_name)
+    async with AsyncExitStack() as undo:
+        if was_loaded:
+            await client.release_collection(collection_name)
+            undo.push_async_callback(_shielded_load, app, client, collection_name)
+        await client.drop_index(collection_name, old.index_name)
+        undo.push_async_callback(_shielded_build, app, client, collection_name, old)
+        built = await _build(app, client, collection_name, new)
+        undo.pop_all()
+    if was_loaded:
+        await load_and_wait(client, collection_name, app.report_progress)
+    return built
+
+
+async def _shielded_build(app: App, client: "Client", collection_name: str, index: Index) -> None:
+    with anyio.move_on_after(app.settings.build_timeout, shield=True):
+        for failed in await client.describe_indexes(collection_name):
+            if failed.field_name == index.field_name:
+                await client.drop_index(collection_name, failed.index_name)
+        await _build(app, client, collection_name, index)
+
+
+async def _shielded_load(app: App, client: "Client", collection_name: str) -> None:
+    with anyio.move_on_after(app.settings.build_timeout, shield=True):
+        await load_and_wait(client, collection_name, app.report_progress)
+
+
+def _serves(existing: Index, asked: BuildIndexInput) -> bool:
+    """Whether the existing index is what was asked for; AUTOINDEX without parameters asks for any."""
+    any_type = asked.index_type.upper() == "AUTOINDEX" and not asked.params
+    same_type = existing.index_type.upper() == asked.index_type.upper()
+    same_params = all(str(existing.params.get(key)) == str(value) for key, value in asked.params.items())
+    same_metric = asked.metric_type is None or existing.metric_type == asked.metric_type
+    return same_metric and (any_type or (same_type and same_params))
+
+
+def _told(index: Index) -> str:
+    return " ".join(str(part) for part in (index.index_type, index.metric_type, dict(index.params) or "") if part)
+
+
+TOOLS = (build_index,)
