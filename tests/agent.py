@@ -1,0 +1,67 @@
+"""An agent: a real MCP client, in memory, of the real server on a real backend."""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mcp.client import Client
+from mcp_types import CallToolResult, TextContent
+
+from mcp_server_milvus.app import open_app
+from mcp_server_milvus.server import build_server
+from mcp_server_milvus.settings import Settings
+from mcp_server_milvus.tools import TOOLS
+
+
+@dataclass(frozen=True)
+class Agent:
+    client: Client
+
+    async def call(self, tool: str, /, **arguments: Any) -> dict[str, Any]:
+        """The result of a call that succeeds."""
+        result = await self.client.call_tool(tool, arguments)
+        assert not result.is_error, result.structured_content
+        return structured(result)
+
+    async def fails(self, tool: str, /, **arguments: Any) -> dict[str, Any]:
+        """The error of a call that does not: `{code, message, hint, retriable}`."""
+        result = await self.client.call_tool(tool, arguments)
+        assert result.is_error, result.structured_content
+        error = structured(result)
+        assert error.keys() >= {"code", "message", "hint", "retriable"}
+        assert error["code"] != "internal"
+        return error
+
+    async def exists(self, collection_name: str, **database: str) -> bool:
+        listed = await self.call("list_collections", limit=1000, **database)
+        return collection_name in names(listed["collections"])
+
+    async def count(self, collection_name: str, **arguments: Any) -> int:
+        return (await self.call("count", collection_name=collection_name, **arguments))["count"]
+
+
+def structured(result: CallToolResult) -> dict[str, Any]:
+    """The structured content, which the text says too: clients show the model only one of them."""
+    (text,) = result.content
+    assert isinstance(text, TextContent)
+    assert json.loads(text.text) == result.structured_content
+    assert result.structured_content is not None
+    return result.structured_content
+
+
+def names(described: list[dict[str, Any]]) -> list[str]:
+    return [each["name"] for each in described]
+
+
+def keys(found: list[dict[str, Any]]) -> list[int | str]:
+    """The primary keys of hits or entities whose key is `id`."""
+    return [each["id"] for each in found]
+
+
+@asynccontextmanager
+async def agent_on(uri: str, **settings: Any) -> AsyncGenerator[Agent]:
+    """An agent of a server of its own, with these settings."""
+    async with open_app(Settings(uri=uri, **settings)) as app, Client(build_server(app, TOOLS)) as client:
+        yield Agent(client)

@@ -1,0 +1,156 @@
+"""Servers in memory on real backends, and what their clients send on the wire."""
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+import anyio
+import grpc
+import pytest
+from mcp.client import Client
+
+from mcp_server_milvus.app import App, open_app
+from mcp_server_milvus.milvus.embedded import EmbeddedEngine
+from mcp_server_milvus.server import build_server
+from mcp_server_milvus.settings import load_settings
+from mcp_server_milvus.tools import TOOLS
+
+# Milvus Lite behind a port, to be killed and started again: cheaper than a Milvus server.
+LITE_ON_TCP = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from mcp_server_milvus.milvus.engine import build_server, open_database
+
+server = build_server(open_database(Path(sys.argv[1])), ThreadPoolExecutor(max_workers=1))
+port = server.add_insecure_port(f"127.0.0.1:{sys.argv[2]}")
+server.start()
+print(port, flush=True)
+sys.stdin.read()
+"""
+
+
+class Agent:
+    """A client of one server, as an agent is: it names a tool, its arguments, and whether it expects a refusal."""
+
+    def __init__(self, app: App, client: Client) -> None:
+        self.app = app
+        self.client = client
+
+    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        result = await self.client.call_tool(tool, arguments)
+        assert not result.is_error, result.structured_content
+        assert result.structured_content is not None
+        return result.structured_content
+
+    async def refused(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        result = await self.client.call_tool(tool, arguments)
+        assert result.is_error, result.structured_content
+        assert result.structured_content is not None
+        assert result.structured_content["code"] != "internal", result.structured_content
+        return result.structured_content
+
+    async def found(self, collection_name: str, **arguments: Any) -> list[dict[str, Any]]:
+        """The entities of one query."""
+        return (await self.call("query", collection_name=collection_name, limit=16_000, **arguments))["entities"]
+
+
+@asynccontextmanager
+async def agent(**settings: Any) -> AsyncGenerator[Agent]:
+    async with open_app(load_settings(settings)) as app, Client(build_server(app, TOOLS)) as client:
+        yield Agent(app, client)
+
+
+class Wire(grpc.aio.UnaryUnaryClientInterceptor):
+    """What the clients of this process send, by the name of the RPC."""
+
+    def __init__(self) -> None:
+        self.sent: Counter[str] = Counter()
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        method = client_call_details.method
+        self.sent[(method.decode() if isinstance(method, bytes) else method).rpartition("/")[2]] += 1
+        return await continuation(client_call_details, request)
+
+
+@contextmanager
+def watching() -> Generator[Wire]:
+    """Every channel that is opened inside the block is watched."""
+    with pytest.MonkeyPatch.context() as patch:
+        wire, plain = Wire(), grpc.aio.insecure_channel
+
+        def watched(address: str, options: Any = None) -> Any:
+            return plain(address, options=options, interceptors=[wire])
+
+        patch.setattr(grpc.aio, "insecure_channel", watched)
+        yield wire
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with watching() as wire:
+        yield wire
+
+
+@pytest.fixture(scope="session")
+def lite_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The data folder of an engine that outlives each test. Tests give their collections names of their own."""
+    data = tmp_path_factory.mktemp("lite") / "data"
+    engine = EmbeddedEngine(data)
+    anyio.run(engine.address)
+    yield data
+    anyio.run(engine.aclose)
+
+
+@pytest.fixture(scope="session")
+def lite_uri(lite_dir: Path) -> str:
+    """What pymilvus itself connects to."""
+    return (lite_dir / ".engine" / "address").read_text().partition("\n")[0]
+
+
+@pytest.fixture(scope="module")
+async def lite(lite_dir: Path) -> AsyncGenerator[Agent]:
+    async with agent(data_dir=lite_dir) as each:
+        yield each
+
+
+class LiteServer:
+    """Milvus Lite on one port of the loopback interface."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._port = 0
+        self.start()
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Returns once it answers, at the address that it had."""
+        command = [sys.executable, "-c", LITE_ON_TCP, str(self._data), str(self._port)]
+        self.process = subprocess.Popen(command, stdin=PIPE, stdout=PIPE)
+        assert self.process.stdout
+        self._port = int(self.process.stdout.readline())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def lite_server(tmp_path: Path) -> Iterator[LiteServer]:
+    server = LiteServer(tmp_path / "served")
+    yield server
+    server.kill()
+
+
+async def eventually(condition: Callable[[], bool], *, within: float = 10) -> None:
+    with anyio.fail_after(within):
+        while not condition():
+            await anyio.sleep(0.01)

@@ -1,0 +1,78 @@
+"""A server with toy tools, as a process of its own: `python echo_server.py stdio [DRAIN_SECONDS]`, or http, or sse.
+
+http and sse print their URL as one line on standard output once they listen.
+"""
+
+import sys
+from functools import partial
+from typing import Any
+
+import anyio
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+
+from mcp_server_milvus.settings import Settings
+from mcp_server_milvus.transports.http import serve_http
+from mcp_server_milvus.transports.stdio import serve_stdio
+
+server = MCPServer("echo", version="1.0", log_level="ERROR")
+released = anyio.Event()
+
+
+@server.tool()
+async def echo(text: str) -> str:
+    return text
+
+
+@server.tool()
+async def length(text: str) -> int:
+    return len(text)
+
+
+@server.tool()
+async def repeat(text: str, times: int) -> str:
+    return text * times
+
+
+@server.tool()
+async def slow(seconds: float, ctx: Context[Any]) -> str:
+    """Says that it has begun, and sleeps."""
+    await ctx.report_progress(1, 2, "begun")
+    await anyio.sleep(seconds)
+    return f"slept {seconds}"
+
+
+@server.tool()
+async def hold() -> str:
+    await released.wait()
+    return "released"
+
+
+@server.tool()
+async def release() -> str:
+    released.set()
+    return "released"
+
+
+@server.tool()
+async def shout(text: str) -> str:
+    """Prints where nothing belongs but messages, flushed and not."""
+    print(text, flush=True)
+    print(text)
+    return "shouted"
+
+
+async def serve_and_print_url(settings: Settings) -> None:
+    async with anyio.create_task_group() as tasks:
+        print(await tasks.start(partial(serve_http, server, settings)), flush=True)
+
+
+def main(transport: str, drain_seconds: str = "60") -> None:
+    if transport == "stdio":
+        anyio.run(partial(serve_stdio, server, drain_seconds=float(drain_seconds)))
+    else:
+        anyio.run(serve_and_print_url, Settings.model_validate({"transport": transport, "port": 0}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

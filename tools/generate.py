@@ -1,0 +1,157 @@
+"""Rewrites what is derived from the code: tools/contracts/<tool>.json, and the tables of README.md.
+
+The tables stand between markers: `<!-- tools: begin -->` and `<!-- tools: end -->`, likewise settings and errors.
+With --check nothing is written, and each file that is not up to date is named.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from mcp_server_milvus import errors
+from mcp_server_milvus.commands import contract
+from mcp_server_milvus.settings import PREFIX, UNPREFIXED, Settings
+from mcp_server_milvus.tools import TOOLS
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTRACTS = ROOT / "tools" / "contracts"
+README = ROOT / "README.md"
+
+
+class NoPlace(Exception):
+    """The README, or a marker in it, is missing; the message says which."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Rewrites tools/contracts/ and the tables of README.md.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is not up to date")
+    check = parser.parse_args().check
+    wanted, problems = contracts(), list[str]()
+    try:
+        wanted[README] = readme()
+    except NoPlace as reason:
+        problems.append(str(reason))
+    changed = [path for path, text in wanted.items() if not path.is_file() or path.read_text("utf-8") != text]
+    gone = sorted(set(CONTRACTS.glob("*.json")) - wanted.keys())
+    if check:
+        problems += [f"{shown(path)} is not up to date: run tools/generate.py" for path in changed]
+        problems += [f"{shown(path)} describes a tool that is gone: run tools/generate.py" for path in gone]
+    else:
+        write({path: wanted[path] for path in changed}, gone)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def shown(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def write(changed: dict[Path, str], gone: list[Path]) -> None:
+    for path, text in changed.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, "utf-8", newline="\n")
+        print(f"wrote {shown(path)}")
+    for path in gone:
+        path.unlink()
+        print(f"removed {shown(path)}")
+
+
+def contracts() -> dict[Path, str]:
+    return {
+        CONTRACTS / f"{tool.name}.json": json.dumps(contract(tool), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        for tool in TOOLS
+    }
+
+
+def readme() -> str:
+    """The README with its tables as they should be.
+
+    Raises:
+        NoPlace: there is no README, or it lacks a marker.
+    """
+    if not README.is_file():
+        raise NoPlace(f"{shown(README)} is missing: its tables have no place")
+    text = README.read_text("utf-8")
+    text = filled(text, "tools", tool_rows())
+    text = filled(text, "settings", setting_rows())
+    return filled(text, "errors", error_rows())
+
+
+def filled(text: str, block: str, rows: Iterable[tuple[str, ...]]) -> str:
+    begin, end = f"<!-- {block}: begin -->", f"<!-- {block}: end -->"
+    between = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
+    if not between.search(text):
+        raise NoPlace(f"{shown(README)} lacks the markers {begin} and {end}, in this order")
+    return between.sub(lambda _: f"\n{table(rows)}\n", text, count=1)
+
+
+def table(rows: Iterable[tuple[str, ...]]) -> str:
+    """Markdown; the first row is the header."""
+    header, *body = rows
+    lines = [header, ("---",) * len(header), *body]
+    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
+
+
+def cell(text: str) -> str:
+    return " ".join(text.replace("|", r"\|").split())
+
+
+def tool_rows() -> Iterator[tuple[str, ...]]:
+    yield "tool", "what it does", "effect"
+    for tool in TOOLS:
+        yield f"`{tool.name}`", tool.description, tool.effect
+
+
+def setting_rows() -> Iterator[tuple[str, ...]]:
+    yield "flag", "variable", "default", "meaning"
+    unprefixed = {name: variable for variable, name in UNPREFIXED.items()}
+    for name, field in Settings.model_fields.items():
+        switch = "[no-]" if field.annotation is bool else ""
+        variables = [variable for variable in (PREFIX + name.upper(), unprefixed.get(name)) if variable]
+        yield (
+            f"`--{switch}{name.replace('_', '-')}`",
+            ", ".join(f"`{variable}`" for variable in variables),
+            default(field),
+            f"{field.description}.",
+        )
+
+
+def default(field: FieldInfo) -> str:
+    """As one would write it in the environment. A secret is not shown, nor a folder that depends on the machine."""
+    if field.default_factory is not None:
+        return "the platform's folder for a user's data"
+    match field.default:
+        case "" | SecretStr():
+            return ""
+        case bool() as value:
+            return f"`{str(value).lower()}`"
+        case float() as value if value.is_integer():
+            return f"`{int(value)}`"
+        case value:
+            return f"`{value}`"
+
+
+def error_rows() -> Iterator[tuple[str, ...]]:
+    yield "code", "meaning", "retriable"
+    for error in below(errors.Error):
+        meaning = (error.__doc__ or "").partition("\n")[0]
+        yield f"`{error.code}`", meaning, "yes" if error.retriable else "no"
+
+
+def below(error: type[errors.Error]) -> Iterator[type[errors.Error]]:
+    """The tree's classes that have a code of their own, in the order in which its top draws them."""
+    for child in error.__subclasses__():
+        if "code" in vars(child):
+            yield child
+        yield from below(child)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
