@@ -65,61 +65,59 @@ async def run_demo(settings: Settings, *, legacy: bool) -> int:
 async def _show(agent: "_Shown", documents: list[dict[str, Any]]) -> None:
     """What an agent would do, step by step."""
     docs = {"collection_name": "docs"}
-    await agent.expect("list_collections", {}, lambda result: result["collections"] == [])
-    await agent.expect(
-        "create_collection",
-        docs | {"fields": FIELDS, "functions": [BM25]},
-        lambda result: result["created"] and result["loaded"],
-    )
+    listed = await agent.call("list_collections", {})
+    agent.require(listed["collections"] == [])
+    made = await agent.call("create_collection", docs | {"fields": FIELDS, "functions": [BM25]})
+    agent.require(made["created"] and made["loaded"])
     for start in range(0, len(documents), PER_CALL):
         some = documents[start : start + PER_CALL]
-        await agent.expect(
-            "insert", docs | {"data": some}, lambda result, some=some: result["insert_count"] == len(some)
-        )
-    await agent.expect("build_index", docs | {"field_name": "module"}, lambda result: result["created"])
-    await agent.expect("count", docs, lambda result: result["count"] == len(documents))
+        inserted = await agent.call("insert", docs | {"data": some})
+        agent.require(inserted["insert_count"] == len(some))
+    index = await agent.call("build_index", docs | {"field_name": "module"})
+    agent.require(index["created"])
+    counted = await agent.call("count", docs)
+    agent.require(counted["count"] == len(documents))
     await _show_reading(agent, docs)
-    await _show_changing(agent, docs, documents[0], len(documents))
-    await agent.expect("describe_collection", docs, lambda result: len(result["fields"]) == len(FIELDS))
-    await agent.expect("drop_collection", docs, lambda result: result["dropped"])
-    await agent.expect("list_collections", {}, lambda result: result["collections"] == [])
+    await _show_changing(agent, docs, documents)
+    described = await agent.call("describe_collection", docs)
+    agent.require(len(described["fields"]) == len(FIELDS))
+    dropped = await agent.call("drop_collection", docs)
+    agent.require(dropped["dropped"])
+    listed = await agent.call("list_collections", {})
+    agent.require(listed["collections"] == [])
 
 
 async def _show_reading(agent: "_Shown", docs: dict[str, Any]) -> None:
-    names = {"output_fields": ["module", "signature"]}
+    shown = docs | {"output_fields": ["module", "signature"]}
     for text, wanted in (("parse a date from a string", "date"), ("compress a file", "compress")):
-        await agent.expect(
-            "search",
-            docs | names | {"text": text, "limit": 5},
-            lambda result, wanted=wanted: wanted in json.dumps(result["hits"]).lower(),
-        )
-    chosen = {"filter": "module in {modules}", "filter_params": {"modules": ["gzip", "bz2", "lzma"]}}
-    await agent.expect(
-        "search",
-        docs | names | chosen | {"text": "open a compressed file", "limit": 3},
-        lambda result: (
-            result["hits"] and all(hit["fields"]["module"] in {"gzip", "bz2", "lzma"} for hit in result["hits"])
-        ),
-    )
-    matching = {"filter": 'module like "http%"', "output_fields": ["module"], "limit": 4}
-    page = await agent.expect("query", docs | matching, lambda result: len(result["entities"]) == matching["limit"])
-    last = page["entities"][-1]["name"]
-    await agent.expect(
-        "query", docs | matching | {"cursor": page["next_cursor"]}, lambda result: result["entities"][0]["name"] > last
-    )
+        found = await agent.call("search", shown | {"text": text, "limit": 5})
+        agent.require(any(wanted in json.dumps(hit).lower() for hit in found["hits"]))
+    modules = ["gzip", "bz2", "lzma"]
+    chosen = {"filter": "module in {modules}", "filter_params": {"modules": modules}}
+    found = await agent.call("search", shown | chosen | {"text": "open a compressed file", "limit": 3})
+    agent.require(found["hits"] and all(hit["fields"]["module"] in modules for hit in found["hits"]))
+    matching = docs | {"filter": 'module like "http%"', "output_fields": ["module"], "limit": 4}
+    first = await agent.call("query", matching)
+    agent.require(len(first["entities"]) == matching["limit"])
+    second = await agent.call("query", matching | {"cursor": first["next_cursor"]})
+    agent.require(second["entities"][0]["name"] > first["entities"][-1]["name"])
 
 
-async def _show_changing(agent: "_Shown", docs: dict[str, Any], one: dict[str, Any], total: int) -> None:
-    key = {"ids": [one["name"]]}
-    changed = one | {"text": "A text about zeppelins."}
-    await agent.expect("upsert", docs | {"data": [changed]}, lambda result: result["upsert_count"] == 1)
-    await agent.expect(
-        "search", docs | {"text": "zeppelins", "limit": 1}, lambda result: result["hits"][0]["id"] == one["name"]
-    )
-    await agent.expect("get", docs | key, lambda result: result["entities"][0]["text"] == changed["text"])
-    await agent.expect("delete", docs | key, lambda result: result["delete_count"] == 1)
-    await agent.expect("get", docs | key, lambda result: result["missing_ids"] == key["ids"])
-    await agent.expect("count", docs, lambda result: result["count"] == total - 1)
+async def _show_changing(agent: "_Shown", docs: dict[str, Any], documents: list[dict[str, Any]]) -> None:
+    key = documents[0]["name"]
+    changed = documents[0] | {"text": "A text about zeppelins."}
+    upserted = await agent.call("upsert", docs | {"data": [changed]})
+    agent.require(upserted["upsert_count"] == 1)
+    found = await agent.call("search", docs | {"text": "zeppelins", "limit": 1})
+    agent.require(found["hits"][0]["id"] == key)
+    got = await agent.call("get", docs | {"ids": [key]})
+    agent.require(got["entities"] == [changed])
+    deleted = await agent.call("delete", docs | {"ids": [key]})
+    agent.require(deleted["delete_count"] == 1)
+    got = await agent.call("get", docs | {"ids": [key]})
+    agent.require(got["missing_ids"] == [key])
+    counted = await agent.call("count", docs)
+    agent.require(counted["count"] == len(documents) - 1)
 
 
 class _Shown:
@@ -127,12 +125,13 @@ class _Shown:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._last = ""
 
-    async def expect(self, tool: str, arguments: dict[str, Any], right: Any) -> dict[str, Any]:
-        """The structured result of the call.
+    async def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The structured result.
 
         Raises:
-            DemoFailed: it is an error, or not what it should be.
+            DemoFailed: it is an error.
         """
         print(f"\n→ {tool} {_short(arguments)}")
         started = time.perf_counter()
@@ -142,9 +141,18 @@ class _Shown:
         for line in _lines(structured):
             print(f"  {line}")
         print(f"  {milliseconds:.0f} ms")
-        if result.is_error or not right(structured):
-            raise DemoFailed(f"{tool} returned {_short(structured)}")
+        self._last = f"{tool} returned {_short(structured)}"
+        self.require(not result.is_error)
         return structured
+
+    def require(self, right: object) -> None:
+        """Nothing, if the last call returned what it should.
+
+        Raises:
+            DemoFailed: it did not.
+        """
+        if not right:
+            raise DemoFailed(self._last)
 
 
 @asynccontextmanager

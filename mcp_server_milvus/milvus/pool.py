@@ -74,7 +74,7 @@ class ClientPool:
 
     @asynccontextmanager
     async def client(self, db_name: str, *, seconds: float | None = None) -> AsyncGenerator["Client"]:
-        """A connected client of the database, for at most `seconds` (default: the settings' timeout).
+        """A connected client of the database ("": the account's own), for at most `seconds` (default: the timeout).
 
         Raises:
             InvalidArgument: the database's name is no name.
@@ -82,7 +82,8 @@ class ClientPool:
             DeadlineExceeded: the time was up.
             Error: whatever else failed inside the block.
         """
-        require_name("db_name", db_name)
+        if db_name:
+            require_name("db_name", db_name)
         limit = self._settings.timeout
         connection = None
         try:

@@ -22,21 +22,24 @@ def vector_bytes(kind: DataType, numbers: list[Any]) -> bytes:
 
 def vector_numbers(kind: DataType, stored: Any) -> list[Any]:
     """The numbers of a stored vector: bits for BINARY, else the shortest decimals that mean the same number."""
-    data: Any = stored[0] if isinstance(stored, list) and stored and isinstance(stored[0], bytes) else stored
-    if isinstance(data, bytes):
-        match kind:
-            case DataType.FLOAT16_VECTOR:
-                data = np.frombuffer(data, dtype="<f2")
-            case DataType.BFLOAT16_VECTOR:
-                data = (np.frombuffer(data, dtype="<u2").astype("<u4") << 16).view("<f4")
-            case DataType.INT8_VECTOR:
-                data = np.frombuffer(data, dtype=np.int8)
-            case _:
-                return np.unpackbits(np.frombuffer(data, dtype=np.uint8)).tolist()
-    if kind is DataType.INT8_VECTOR:
-        return [int(number) for number in data]
-    dtype = np.float16 if kind is DataType.FLOAT16_VECTOR else np.float32
-    return [shortest(number) for number in np.asarray(data, dtype=dtype)]
+    values = list(stored)
+    numbers = _unpacked(kind, values[0]) if values and isinstance(values[0], bytes) else values
+    if kind in {DataType.BINARY_VECTOR, DataType.INT8_VECTOR}:
+        return [int(number) for number in numbers]
+    precision = np.float16 if kind is DataType.FLOAT16_VECTOR else np.float32
+    return [shortest(number) for number in np.asarray(numbers, dtype=precision)]
+
+
+def _unpacked(kind: DataType, data: bytes) -> Any:
+    match kind:
+        case DataType.FLOAT16_VECTOR:
+            return np.frombuffer(data, dtype="<f2")
+        case DataType.BFLOAT16_VECTOR:
+            return (np.frombuffer(data, dtype="<u2").astype("<u4") << 16).view("<f4")
+        case DataType.INT8_VECTOR:
+            return np.frombuffer(data, dtype=np.int8)
+        case _:
+            return np.unpackbits(np.frombuffer(data, dtype=np.uint8))
 
 
 def shortest(number: Any) -> float:

@@ -292,7 +292,10 @@ async def _look_up(
 async def _create(app: App, client: "Client", wanted: CollectionSchema, num_partitions: int | None) -> None:
     """Whatever fails after the creation, cancellation too, takes the collection away again."""
     async with AsyncExitStack() as undo:
-        await client.create_as(wanted, num_partitions=num_partitions)
+        with anyio.fail_after(
+            app.settings.timeout, shield=True
+        ):  # cancelled halfway, it would stay without being known
+            await client.create_as(wanted, num_partitions=num_partitions)
         undo.push_async_callback(_shielded_drop, client, wanted.name, app.settings.timeout)
         for index in wanted.indexes:
             metric = {"metric_type": index.metric_type} if index.metric_type else {}

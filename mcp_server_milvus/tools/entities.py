@@ -95,10 +95,7 @@ async def delete(app: App, args: DeleteInput) -> DeleteOutput:
 
     known = await app.schemas.confirmed(db_name, args.collection_name)
 
-    if args.ids is not None:
-        matching = keys_filter(known, args.ids)
-    else:
-        matching = rendered(args.filter or "", args.filter_params)
+    matching = keys_filter(known, args.ids) if args.ids is not None else rendered(args.filter or "", args.filter_params)
 
     async def remove(client: "Client", _: CollectionSchema) -> int:
         partition_names = [args.partition_name] if args.partition_name else None

@@ -1,7 +1,7 @@
 """Search: the entities whose vectors are nearest."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field
 
@@ -172,7 +172,7 @@ async def _stored(client: "Client", schema: "CollectionSchema", args: SearchInpu
     value = rows[0].get(name) if rows else None
     if value is None:
         raise NotFound(f"id: {schema.name} has no entity {args.id!r} with a value in {name}")
-    return value[0] if field.type in BYTE_VECTORS and isinstance(value, list) else value
+    return cast("list[Any]", value)[0] if field.type in BYTE_VECTORS and isinstance(value, list) else value
 
 
 def _params(args: SearchInput, metric_type: str) -> dict[str, Any]:

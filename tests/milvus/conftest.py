@@ -115,7 +115,9 @@ def lite_uri(lite_dir: Path) -> str:
 
 @pytest.fixture(scope="module")
 async def lite(lite_dir: Path) -> AsyncGenerator[Agent]:
+    """A server that is connected already: a wire that is watched later does not show it."""
     async with agent(data_dir=lite_dir) as each:
+        await each.call("list_databases")
         yield each
 
 

@@ -145,10 +145,10 @@ async def test_an_index_that_milvus_lite_cannot_load_is_refused(
 ) -> None:
     broken, kept = f"q_raw_{index_type}", f"q_{index_type}"
     await raw.create_collection(broken, schema=schema_of(raw))
-    await raw.release_collection(broken)
     await ask_for_index(raw, broken, index_type)
     await raw.insert(broken, ENTITIES)
     await raw.flush(broken)
+    await raw.release_collection(broken)
     with pytest.raises(MilvusException):
         await raw.load_collection(broken)
 
