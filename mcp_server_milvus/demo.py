@@ -46,7 +46,7 @@ class DemoFailed(Exception):
 
 
 async def run_demo(settings: Settings, *, legacy: bool) -> int:
-    """Runs the demo and prints each call, its result and its time. Returns 0 when every step returned what it should."""
+    """Prints each call, its result and its time. Returns 0 when every step returned what it should, else 1."""
     exit_code = 0
     try:
         with tempfile.TemporaryDirectory(prefix="mcp-server-milvus-demo-", ignore_cleanup_errors=True) as folder:

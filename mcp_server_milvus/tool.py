@@ -7,6 +7,7 @@ async def count(app: App, args: CountInput) -> CountOutput:
 
 import difflib
 import inspect
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,9 @@ class BoundedOutput(Output):
 
 SHOWN_LENGTH = 60
 """Characters of a wrong value that a message repeats."""
+
+EMPTY = frozenset({"null", "false", '""', "[]", "{}"})
+"""Defaults that a reader assumes anyway, as JSON."""
 
 In = TypeVar("In", bound=Input)
 Out = TypeVar("Out", bound=Output)
@@ -104,8 +108,9 @@ def tool(*, toolset: Toolset, effect: Effect) -> Callable[[Callable[[App, In], A
 
 
 def portable_schema(model: type[BaseModel], *, mode: Any) -> dict[str, Any]:
-    """The model's JSON schema without `title`, `$ref`, `$defs`, null alternatives and null defaults."""
+    """The model's JSON schema without `title`, `$ref`, `$defs`, null alternatives and defaults that say nothing."""
     schema = model.model_json_schema(mode=mode)
+    schema.pop("description", None)  # says what the class is, for readers of the code
     return _portable(schema, schema.get("$defs", {}))
 
 
@@ -114,24 +119,30 @@ def _portable(node: Any, definitions: dict[str, Any]) -> Any:
         return [_portable(item, definitions) for item in cast("list[Any]", node)]
     if not isinstance(node, dict):
         return node
-    schema = cast("dict[str, Any]", node)
+    schema = _without_null(cast("dict[str, Any]", node))
     if "$ref" in schema:
         referred = definitions[schema["$ref"].removeprefix("#/$defs/")]
-        described = {key: value for key, value in schema.items() if key == "description"}
         own = {key: value for key, value in referred.items() if key != "description"}
-        return _portable(own | described, definitions)
-    if "anyOf" in schema:
-        schema = _without_null(schema)
+        return _portable(own | {key: value for key, value in schema.items() if key != "$ref"}, definitions)
     return {
         key: {name: _portable(value, definitions) for name, value in inner.items()}
         if key == "properties"
         else _portable(inner, definitions)
         for key, inner in schema.items()
-        if key not in {"title", "$defs"} and not (key == "default" and inner is None)
+        if not _says_nothing(key, inner)
     }
 
 
+def _says_nothing(key: str, value: Any) -> bool:
+    """Whether a reader of the schema assumes it anyway."""
+    if key == "default":
+        return json.dumps(value) in EMPTY
+    return key in {"title", "$defs"} or (key == "additionalProperties" and value is True)
+
+
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    if "anyOf" not in schema:
+        return schema
     choices = [choice for choice in schema["anyOf"] if choice != {"type": "null"}]
     rest = {key: value for key, value in schema.items() if key != "anyOf"}
     return choices[0] | rest if len(choices) == 1 else {"anyOf": choices} | rest

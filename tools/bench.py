@@ -17,8 +17,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import fmean, median
@@ -30,55 +31,36 @@ from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 
 CRANFIELD = Path(__file__).resolve().parents[2] / "shared" / "data" / "cranfield"
-MEASURES = ("handshake", "quality", "speed")
 HIGHEST_HANDSHAKE = 1.3
 LOWEST_NDCG = 0.33
 
 SERVER = [sys.executable, "-m", "mcp_server_milvus"]
 EMPTY_SERVER = [sys.executable, "-c", "from mcp.server import MCPServer; MCPServer('empty').run()"]
-INITIALIZE = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}},
-}
+INITIALIZE = (
+    b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},'
+    b'"clientInfo":{"name":"bench","version":"1"}}}\n'
+)
 FIELDS = [
     {"name": "id", "type": "INT64", "is_primary": True},
     {"name": "body", "type": "VARCHAR", "enable_analyzer": True},
     {"name": "sparse", "type": "SPARSE_FLOAT_VECTOR"},
 ]
 FUNCTIONS = [{"name": "bm25", "type": "BM25", "input_field_names": ["body"], "output_field_names": ["sparse"]}]
-ENTITIES_AT_ONCE = 200
 ENTITIES, DIMENSION = 1_000, 128
 
 Call = Callable[[], Awaitable[Any]]
 
 
 def main() -> int:
-    options = arguments()
-    passed = [measured(measure, options) for measure in ([options.measure] if options.measure else MEASURES)]
-    return 1 if options.check and not all(passed) else 0
-
-
-def arguments() -> argparse.Namespace:
+    measures = {"handshake": handshake, "quality": quality, "speed": speed}
     parser = argparse.ArgumentParser(description="Measures this server beside an empty server and the raw client.")
-    parser.add_argument("measure", nargs="?", choices=MEASURES, help="one of them (default: all)")
+    parser.add_argument("measure", nargs="?", choices=measures, help="one of them (default: all)")
     parser.add_argument("--check", action="store_true", help="exit 1 when a bound is broken")
     parser.add_argument("--runs", type=int, default=11, help="repetitions that a median is of (default: 11)")
     parser.add_argument("--cranfield", type=Path, default=CRANFIELD, help="folder of the Cranfield collection")
-    return parser.parse_args()
-
-
-def measured(measure: str, options: argparse.Namespace) -> bool:
-    """Whether what was measured is within its bound."""
-    match measure:
-        case "handshake":
-            return handshake(options.runs)
-        case "quality":
-            return quality(options.cranfield)
-        case _:
-            anyio.run(speed, options.runs)
-            return True
+    options = parser.parse_args()
+    passed = [measure(options) for name, measure in measures.items() if options.measure in {None, name}]
+    return 1 if options.check and not all(passed) else 0
 
 
 @contextmanager
@@ -117,18 +99,13 @@ def milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.1f} ms"
 
 
-# Handshake
-
-
-def handshake(runs: int) -> bool:
+def handshake(options: argparse.Namespace) -> bool:
     with own_settings() as (folder, environment):
-        times = [
-            [seconds_to_answer(command, folder, environment) for command in (SERVER, EMPTY_SERVER)]
-            for _ in range(1 + runs)
-        ]
+        both = [partial(seconds_to_answer, command, folder, environment) for command in (SERVER, EMPTY_SERVER)]
+        times = [[measure() for measure in both] for _ in range(1 + options.runs)]
     ours, empty = (median(column) for column in zip(*times[1:], strict=True))  # the first run compiles what it imports
     report(
-        f"handshake: from spawn to the answer of initialize, medians of {runs}",
+        f"handshake: from spawn to the answer of initialize, medians of {options.runs}",
         ("this server", "empty server", "ratio", "at most"),
         (milliseconds(ours), milliseconds(empty), f"{ours / empty:.2f}", str(HIGHEST_HANDSHAKE)),
     )
@@ -136,10 +113,9 @@ def handshake(runs: int) -> bool:
 
 
 def seconds_to_answer(command: list[str], folder: str, environment: dict[str, str]) -> float:
-    request = json.dumps(INITIALIZE).encode() + b"\n"
     started = time.perf_counter()
     with subprocess.Popen(command, cwd=folder, env=environment, stdin=PIPE, stdout=PIPE, bufsize=0) as server:
-        cast("IO[bytes]", server.stdin).write(request)
+        cast("IO[bytes]", server.stdin).write(INITIALIZE)
         answer = cast("IO[bytes]", server.stdout).readline()
         passed = time.perf_counter() - started
         server.kill()
@@ -148,10 +124,8 @@ def seconds_to_answer(command: list[str], folder: str, environment: dict[str, st
     return passed
 
 
-# Quality
-
-
-def quality(folder: Path) -> bool:
+def quality(options: argparse.Namespace) -> bool:
+    folder = options.cranfield
     if not folder.is_dir():
         print(f"\nquality: not measured, there is no folder {folder}")
         return True
@@ -162,7 +136,7 @@ def quality(folder: Path) -> bool:
     report(
         "quality: full-text search of the Cranfield collection, BM25",
         ("documents", "queries", "nDCG@10", "at least"),
-        (str(len(documents)), str(len(queries)), f"{mean:.3f}", str(LOWEST_NDCG)),
+        (f"{len(documents)}", f"{len(queries)}", f"{mean:.3f}", f"{LOWEST_NDCG}"),
     )
     return mean >= LOWEST_NDCG
 
@@ -172,9 +146,8 @@ async def ranked(documents: list[dict[str, Any]], texts: list[str]) -> list[list
     async with connected() as (client, _):
         await call(client, "create_collection", collection_name="cranfield", fields=FIELDS, functions=FUNCTIONS)
         entities = [{"id": document["id"], "body": document["text"]} for document in documents]
-        for start in range(0, len(entities), ENTITIES_AT_ONCE):
-            some = entities[start : start + ENTITIES_AT_ONCE]
-            await call(client, "insert", collection_name="cranfield", data=some)
+        for start in range(0, len(entities), 200):
+            await call(client, "insert", collection_name="cranfield", data=entities[start : start + 200])
         results = [
             await call(client, "search", collection_name="cranfield", text=text, limit=10, output_fields=["id"])
             for text in texts
@@ -205,10 +178,20 @@ def gain(grades: list[int]) -> float:
     return sum(grade / math.log2(rank + 1) for rank, grade in enumerate(grades, 1))
 
 
-# Speed
+def speed(options: argparse.Namespace) -> bool:
+    """True: it has no bound."""
+    inserts, searches = anyio.run(compared, options.runs)
+    report(
+        f"speed: medians of {options.runs} inserts and {10 * options.runs} searches with {DIMENSION} dimensions, Lite",
+        ("", "this server, stdio", "raw client", "ratio"),
+        (f"insert {ENTITIES}", *map(milliseconds, inserts), f"{inserts[0] / inserts[1]:.2f}"),
+        ("search", *map(milliseconds, searches), f"{searches[0] / searches[1]:.2f}"),
+    )
+    return True
 
 
-async def speed(runs: int) -> None:
+async def compared(runs: int) -> tuple[list[float], list[float]]:
+    """Median seconds of `insert` and of `search`, each through our server and by the raw client."""
     from pymilvus import AsyncMilvusClient  # pyright: ignore[reportMissingTypeStubs]
 
     from mcp_server_milvus.milvus.embedded import EmbeddedEngine
@@ -217,51 +200,39 @@ async def speed(runs: int) -> None:
         for name in ("ours", "raw"):
             await call(client, "create_collection", collection_name=name, dimension=DIMENSION)
         engine = EmbeddedEngine(data_dir)
-        raw = AsyncMilvusClient(await engine.address())
-        inserts = await paired(runs, *inserting(client, raw))
-        searches = await paired(10 * runs, *searching(client, raw))
+        raw: Any = AsyncMilvusClient(await engine.address())
+        ours, theirs = new_entities(), new_entities()
+        inserts = await paired(
+            runs,
+            lambda: call(client, "insert", collection_name="ours", data=next(ours)),
+            lambda: raw.insert("raw", next(theirs)),
+        )
+        searches = await paired(
+            10 * runs,
+            lambda: call(client, "search", collection_name="ours", vector=vector(), limit=10),
+            lambda: raw.search("raw", [vector()], limit=10, output_fields=["id"]),
+        )
         await raw.close()
         await engine.aclose()
-    report(
-        f"speed: medians of {runs} inserts and {10 * runs} searches of {DIMENSION} dimensions, Milvus Lite",
-        ("", "this server, stdio", "raw client", "ratio"),
-        (f"insert {ENTITIES}", *map(milliseconds, inserts), f"{inserts[0] / inserts[1]:.2f}"),
-        ("search", *map(milliseconds, searches), f"{searches[0] / searches[1]:.2f}"),
-    )
+    return inserts, searches
 
 
-async def paired(runs: int, ours: Call, raw: Call) -> tuple[float, float]:
-    """Median seconds of both, taken in turns; the first turn, which connects and compiles, is not counted."""
-    times = [(await seconds_of(ours), await seconds_of(raw)) for _ in range(1 + runs)][1:]
-    return median(one for one, _ in times), median(other for _, other in times)
+async def paired(runs: int, ours: Call, raw: Call) -> list[float]:
+    """Median seconds of both, taken in turns; the first turn, which connects, is not counted."""
+    times = [[await seconds_of(ours), await seconds_of(raw)] for _ in range(1 + runs)]
+    return [median(column) for column in zip(*times[1:], strict=True)]
 
 
-async def seconds_of(measured_call: Call) -> float:
+async def seconds_of(timed: Call) -> float:
     started = time.perf_counter()
-    await measured_call()
+    await timed()
     return time.perf_counter() - started
 
 
-def inserting(client: Client, raw: Any) -> tuple[Call, Call]:
-    """Two calls that insert new entities each time, the same ones into either collection."""
-    ours, theirs = (
-        (
-            [{"id": number, "vector": vector()} for number in range(start, start + ENTITIES)]
-            for start in count(0, ENTITIES)
-        )
-        for _ in range(2)
-    )
-    return (
-        lambda: call(client, "insert", collection_name="ours", data=next(ours)),
-        lambda: raw.insert("raw", next(theirs)),
-    )
-
-
-def searching(client: Client, raw: Any) -> tuple[Call, Call]:
-    return (
-        lambda: call(client, "search", collection_name="ours", vector=vector(), limit=10),
-        lambda: raw.search("raw", [vector()], limit=10, output_fields=["id"]),
-    )
+def new_entities() -> Iterator[list[dict[str, Any]]]:
+    """A thousand at a time, without end."""
+    for start in count(0, ENTITIES):
+        yield [{"id": start + number, "vector": vector()} for number in range(ENTITIES)]
 
 
 def vector() -> list[float]:

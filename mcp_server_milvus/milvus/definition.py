@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from mcp_server_milvus.errors import Conflict, InvalidArgument, NotSupported
 from mcp_server_milvus.milvus.capabilities import LITE_ANALYZERS, Backend, Feature
+from mcp_server_milvus.milvus.entities import value_problem
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field, Index
 from mcp_server_milvus.vocabulary import DataType, FunctionType, MetricType
 
@@ -98,7 +100,7 @@ def differences(wanted: CollectionSchema, existing: CollectionSchema) -> list[st
             f"functions are {[each.name for each in existing.functions]}, "
             f"{[each.name for each in wanted.functions]} were asked for"
         )
-    return found + list(_metric_differences(wanted, existing))
+    return found + list(_index_differences(wanted, existing))
 
 
 def require_same(wanted: CollectionSchema, existing: CollectionSchema) -> None:
@@ -144,6 +146,9 @@ def _require_consistent(wanted: CollectionSchema) -> None:
             raise InvalidArgument(
                 f"function {function.name}: its input {source} must be a VARCHAR with enable_analyzer: true"
             )
+        output = wanted.by_name[function.outputs[0]]
+        if function.type is FunctionType.BM25 and output.type is not DataType.SPARSE_FLOAT_VECTOR:
+            raise InvalidArgument(f"function {function.name}: its output {output} must be a SPARSE_FLOAT_VECTOR")
 
 
 def _require_consistent_field(each: Field) -> None:
@@ -160,6 +165,8 @@ def _require_consistent_field(each: Field) -> None:
         raise InvalidArgument(f"field {each.name}: auto_id is for the primary key")
     if each.is_primary and (each.nullable or each.default_value is not None):
         raise InvalidArgument(f"field {each.name}: the primary key has neither nullable nor default_value")
+    if each.default_value is not None and (problem := value_problem(each, each.default_value)):
+        raise InvalidArgument(f"field {each.name}: default_value: {problem}; expected {each}")
 
 
 def _require_supported_field(each: Field, backend: Backend) -> None:
@@ -182,6 +189,8 @@ def _require_supported_field(each: Field, backend: Backend) -> None:
     }
     for feature in (feature for feature, wanted in asked.items() if wanted):
         backend.require(feature, where=f"field {each.name}", instead="leave it out")
+    if backend.is_lite and each.auto_id and each.type.is_string:
+        raise NotSupported(f"field {each.name}: {backend} generates only INT64 keys", hint="give string keys yourself")
     if (
         backend.is_lite
         and each.analyzer_params
@@ -212,9 +221,13 @@ def _metric(schema: CollectionSchema, each: Field, asked: str) -> str:
     return asked or fitting[0]
 
 
-def _metric_differences(wanted: CollectionSchema, existing: CollectionSchema) -> Iterator[str]:
+def _index_differences(wanted: CollectionSchema, existing: CollectionSchema) -> Iterator[str]:
     for index in wanted.indexes:
         there = existing.index_of(index.field_name)
+        if there is None:
+            yield f"{index.field_name} has no index, {index.index_type} was asked for"
+        elif index.index_type not in {there.index_type, "AUTOINDEX"}:
+            yield f"the index on {index.field_name} is {there.index_type}, {index.index_type} was asked for"
         if there and there.metric_type and index.metric_type and there.metric_type != index.metric_type:
             yield f"the index on {index.field_name} has metric {there.metric_type}, {index.metric_type} was asked for"
 
@@ -223,7 +236,9 @@ def _same(existing: Field | None, wanted: Field | None) -> bool:
     """Descriptions and memory mapping are not compared: Milvus Lite does not keep them."""
     if existing is None or wanted is None:
         return existing is wanted
-    plain = {"description": "", "mmap_enabled": None, "analyzer_params": ""}
+    plain: dict[str, Any] = {"description": "", "mmap_enabled": None, "analyzer_params": ""}
+    if existing.type is DataType.ARRAY and existing.max_length is None:  # so it is on Milvus Lite, whatever was asked for
+        plain["max_length"] = None
     return replace(existing, **plain) == replace(wanted, **plain)
 
 

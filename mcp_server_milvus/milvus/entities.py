@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -15,6 +16,9 @@ MAX_FLOAT32 = 3.4028234663852886e38
 MAX_FLOAT16 = 65504.0
 MAX_JSON_BYTES = 65_536
 """Bytes of one JSON value and of one entity's dynamic field. Source: Milvus `common.JSON max length`."""
+
+MANY_DIGITS = re.compile(rb"\d{19}")
+"""What a whole number beyond 64 bits looks like in JSON, and little else does."""
 
 MAX_PROBLEMS = 5
 SHOWN_LENGTH = 40
@@ -103,18 +107,19 @@ def _absent_values(schema: CollectionSchema) -> Entity:
 
 
 def _problems(schema: CollectionSchema, entity: Entity, *, keys_required: bool) -> Iterator[str]:
+    yield from _dynamic_problems(schema, {name: entity[name] for name in entity if name not in schema.by_name})
     for name, value in entity.items():
         field = schema.by_name.get(name)
         if field is None:
-            yield from _dynamic_problems(schema, name, value)
-        elif field.is_function_output:
+            continue
+        if field.is_function_output:
             yield f"field {name!r} is computed by {schema.name} itself; leave it out"
         elif field.is_primary and field.auto_id and not keys_required:
             yield f"field {name!r} is generated (auto_id); leave it out"
         elif value is None:
             if not field.nullable and field.default_value is None:
                 yield f"field {name!r} is null; expected {field}, which is not nullable"
-        elif problem := _value_problem(field, value):
+        elif problem := value_problem(field, value):
             yield f"field {name!r}: {problem}; expected {field}"
     for field in schema.fields:
         missing = field.name not in entity
@@ -122,16 +127,20 @@ def _problems(schema: CollectionSchema, entity: Entity, *, keys_required: bool) 
             yield f"field {field.name!r} is missing; expected {field}"
 
 
-def _dynamic_problems(schema: CollectionSchema, name: str, value: Any) -> Iterator[str]:
-    if not schema.enable_dynamic_field:
-        yield f"{schema.name} has no field {name!r}{nearest(name, schema.by_name)} and no dynamic field"
-    elif name.startswith("$") or not name or not _is_text(name):
-        yield f"{name!r} cannot be the name of a value in the dynamic field"
-    elif problem := _json_problem(value):
-        yield f"{name!r} in the dynamic field: {problem}"
+def _dynamic_problems(schema: CollectionSchema, dynamic: Entity) -> Iterator[str]:
+    for name in dynamic:
+        if not schema.enable_dynamic_field:
+            yield f"{schema.name} has no field {name!r}{nearest(name, schema.by_name)} and no dynamic field"
+        elif name.startswith("$") or not name or not _is_text(name):
+            yield f"{name!r} cannot be the name of a value in the dynamic field"
+    if problem := _json_problem(dynamic):
+        found = ((name, _json_problem(value)) for name, value in dynamic.items())
+        named = (f"{name!r} in the dynamic field: {each}" for name, each in found if each)
+        yield next(named, f"the dynamic field as a whole: {problem}")
 
 
-def _value_problem(field: Field, value: Any) -> str:
+def value_problem(field: Field, value: Any) -> str:
+    """Why the value does not fit the field, or nothing when it does."""
     if field.type.is_vector:
         return _vector_problem(field, value)
     if field.type is DataType.JSON:
@@ -199,7 +208,7 @@ def _struct_problem(field: Field, elements: list[Any]) -> str:
         if not isinstance(element, dict) or cast("dict[str, Any]", element).keys() != members.keys():
             return f"element {place} is no object with exactly {', '.join(members)}"
         for name, value in cast("dict[str, Any]", element).items():
-            if problem := _value_problem(members[name], value):
+            if problem := value_problem(members[name], value):
                 return f"element {place}, {name!r}: {problem}"
     return ""
 
@@ -209,7 +218,21 @@ def _json_problem(value: Any) -> str:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, TypeError, RecursionError) as error:
         return f"not JSON: {error}"
-    return f"{len(text)} bytes of JSON, of which {MAX_JSON_BYTES} fit" if len(text) > MAX_JSON_BYTES else ""
+    if len(text) > MAX_JSON_BYTES:
+        return f"{len(text)} bytes of JSON, of which {MAX_JSON_BYTES} fit"
+    # A string of many digits is looked at too; that costs time and harms nothing.
+    return "a whole number needs more than 64 bits" if MANY_DIGITS.search(text) and _exceeds_64_bits(value) else ""
+
+
+def _exceeds_64_bits(value: Any) -> bool:
+    match value:
+        case int():
+            return not -(2**63) <= value < 2**63
+        case list() | dict():
+            inner = cast("Any", value)
+            return any(map(_exceeds_64_bits, inner.values() if isinstance(value, dict) else inner))
+        case _:
+            return False
 
 
 def _vector_problem(field: Field, value: Any) -> str:

@@ -198,10 +198,13 @@ def _unavailable(details: str, rule: Rule, tried: str) -> Error:
 
 def _connect_rule(failure: pymilvus.MilvusException) -> Rule:
     """A refused token looks like a server that is down, but for the cause."""
-    cause = failure.__cause__
-    while cause and not isinstance(cause, grpc.RpcError):
+    cause: BaseException | None = failure
+    seen: set[BaseException] = set()
+    while cause and not isinstance(cause, grpc.RpcError) and cause not in seen:  # pymilvus raises `e from e`
+        seen.add(cause)
         cause = cause.__cause__
-    if cause and _grpc_code(cause) in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+    refused = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+    if isinstance(cause, grpc.RpcError) and _grpc_code(cause) in refused:
         return GRPC[grpc.StatusCode.UNAUTHENTICATED]
     return GRPC[grpc.StatusCode.UNAVAILABLE]
 

@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import anyio
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import InvalidArgument
@@ -124,6 +124,10 @@ async def describe_collection(app: App, args: CollectionInput) -> DescribeCollec
         )
 
 
+ElementType = Annotated[DataType, WithJsonSchema({"type": "string"})]
+"""A DataType whose values are not listed again in the schema that a model pays for."""
+
+
 class FieldSpec(Input):
     """One field of a new collection."""
 
@@ -133,7 +137,7 @@ class FieldSpec(Input):
     auto_id: bool = False
     dim: int | None = Field(None, description="Of a vector")
     max_length: int | None = Field(None, ge=1, le=65_535, description="Bytes, of VARCHAR")
-    element_type: DataType | None = Field(None, strict=False, description="Of ARRAY")
+    element_type: ElementType | None = Field(None, strict=False, description="Of ARRAY; a scalar type or STRUCT")
     max_capacity: int | None = Field(None, ge=1, le=4_096, description="Of ARRAY")
     struct_fields: list[dict[str, Any]] | None = Field(None, description="Fields, of ARRAY of STRUCT")
     nullable: bool = False
@@ -431,7 +435,7 @@ def _example_value(field: schemas.Field) -> Any:
             if field.struct_fields
             else _example_value(element)
         ]
-    return examples.get(field.type, 1 if field.type.is_integer else "text")
+    return examples.get(field.type, 1 if field.type.is_integer else "text"[: field.max_length])
 
 
 def _example_search(schema: CollectionSchema) -> dict[str, Any] | None:

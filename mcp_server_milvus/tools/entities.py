@@ -100,8 +100,8 @@ async def delete(app: App, args: DeleteInput) -> DeleteOutput:
     async def remove(client: "Client", _: CollectionSchema) -> int:
         partition_names = [args.partition_name] if args.partition_name else None
         there = None
-        if args.ids is not None and not client.backend.is_lite and await client.is_loaded(args.collection_name):
-            # A server counts the keys that it was given, not the entities that had them.
+        if args.ids is not None and await client.is_loaded(args.collection_name):
+            # Milvus counts the keys that it was given, not the entities that had them.
             there = await _count(client, known, args.collection_name, matching, partition_names)
         deleted = await client.delete_matching(args.collection_name, matching, known, args.partition_name or "")
         return deleted if there is None else there

