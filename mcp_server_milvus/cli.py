@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit code: 0, 1 for an error of a tool or server, 2 for bad usage."""
     parser = _parser()
     try:
-        options = vars(parser.parse_args(argv))
+        options = vars(parser.parse_intermixed_args(argv))
         command, rest = options.pop("command"), options.pop("arguments")
         settings = load_settings(_flags(options), options.pop("config", None))
     except SettingsError as error:
@@ -50,19 +50,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         case "demo", []:
             return _demo(settings, legacy=options["legacy"])
         case _:
-            print(f"mcp-server-milvus: {command}: wrong arguments; see mcp-server-milvus --help", file=sys.stderr)
+            print(f"mcp-server-milvus: {_misuse(command)}", file=sys.stderr)
             return USAGE_ERROR
+
+
+def _misuse(command: str) -> str:
+    if command not in COMMANDS:
+        return f"unknown command {command}{nearest(command, COMMANDS)}"
+    return f"{command}: wrong arguments; see mcp-server-milvus --help"
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser that names the nearest right flag and leaves printing to `main`."""
 
     def error(self, message: str) -> NoReturn:
-        unknown = (
-            message.removeprefix("unrecognized arguments: ").split()[0] if message.startswith("unrecognized") else ""
-        )
+        _, _, unrecognized = message.partition("unrecognized arguments: ")
+        unknown = next((word.partition("=")[0] for word in unrecognized.split() if word.startswith("-")), "")
         flags = [flag for action in self._actions for flag in action.option_strings]
-        raise SettingsError(f"unknown flag {unknown}{nearest(unknown, flags)}" if unknown.startswith("-") else message)
+        raise SettingsError(f"unknown flag {unknown}{nearest(unknown, flags)}" if unknown else message)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,9 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "command", nargs="?", choices=COMMANDS, default="serve", metavar="COMMAND", help=", ".join(COMMANDS)
-    )
+    parser.add_argument("command", nargs="?", default="serve", metavar="COMMAND", help=", ".join(COMMANDS))
     parser.add_argument("arguments", nargs="*", default=[], metavar="ARGUMENT", help="of the command")
     parser.add_argument("--version", action="version", version=f"mcp-server-milvus {__version__}")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -45,12 +45,32 @@ def default_data_dir() -> Path:
     return parent / "mcp-server-milvus"
 
 
+def _address(uri: str) -> SplitResult | None:
+    """The parts of an http(s) uri; nothing for any other. What urllib says of a wrong one has its credentials in it."""
+    try:
+        parts = urlsplit(uri)
+        well_formed = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        return None
+    return parts if well_formed else None
+
+
 def _checked_uri(uri: str) -> str:
-    if uri and not uri.startswith(("http://", "https://")) and not uri.endswith(".db"):
+    parts = _address(uri)
+    if parts is None and uri and ("://" in uri or not uri.endswith(".db")):
         raise ValueError(
             "must be http://HOST:PORT, https://HOST:PORT, or the path of an embedded database that ends in .db"
         )
-    return uri
+    return parts.geturl() if parts else uri
+
+
+def _credentials_apart(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the credentials inside the uri as the token, unless they have a token too."""
+    parts = _address(str(values.get("uri", "")))
+    if parts is None or "@" not in parts.netloc:
+        return dict(values)
+    credentials, _, address = parts.netloc.rpartition("@")
+    return {"token": unquote(credentials)} | dict(values) | {"uri": urlunsplit(parts._replace(netloc=address))}
 
 
 class Settings(BaseSettings):
@@ -84,11 +104,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _credentials_leave_the_uri(cls, values: dict[str, Any]) -> dict[str, Any]:
-        parts = urlsplit(str(values.get("uri", "")))
-        if parts.scheme not in {"http", "https"} or "@" not in parts.netloc:
-            return values
-        credentials, _, address = parts.netloc.rpartition("@")
-        return {"token": unquote(credentials)} | values | {"uri": urlunsplit(parts._replace(netloc=address))}
+        return _credentials_apart(values)
 
     @property
     def embedded_dir(self) -> Path | None:
@@ -128,12 +144,14 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
     config = config or _config_from_environment()
     sources: tuple[Mapping[str, Any], ...] = (
         _from_toml(config) if config else {},
-        _from_environment(DotEnvSettingsSource(Settings, env_file=".env", env_prefix="", case_sensitive=True)),
+        _from_dotenv(),
         _from_environment(EnvSettingsSource(Settings, env_prefix="", case_sensitive=True)),
         flags,
     )
-    for source in sources:
-        merged |= source
+    for given in map(_credentials_apart, sources):
+        if "user" in given:
+            merged.pop("token", None)  # which would outrank it, though it comes from a weaker source
+        merged |= given
     try:
         return Settings(**merged)
     except ValidationError as error:
@@ -150,12 +168,20 @@ def _from_toml(path: Path) -> Mapping[str, Any]:
         raise SettingsError(f"--config: there is no file {path}")
     try:
         values = TomlConfigSettingsSource(Settings, toml_file=path)()
-    except ValueError as error:
-        raise SettingsError(f"--config: {path} is not TOML: {error}") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--config: {path} cannot be read as TOML: {error}") from None
     for key in values:
         if key not in Settings.model_fields:
             raise SettingsError(f"unknown key {key!r} in {path}{nearest(key, Settings.model_fields)}")
     return values
+
+
+def _from_dotenv() -> Mapping[str, Any]:
+    try:
+        source = DotEnvSettingsSource(Settings, env_file=".env", env_prefix="", case_sensitive=True)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f".env cannot be read: {error}") from None
+    return _from_environment(source)
 
 
 def _from_environment(source: EnvSettingsSource) -> Mapping[str, Any]:

@@ -21,13 +21,10 @@ EMPTY = (
 class Project:
     """A folder with the generator and a README of its own; the code that it describes is the real one."""
 
-    def __init__(self, folder: Path, readme: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.readme = folder / "README.md"
         self.contracts = folder / "tools" / "contracts"
         self._script = folder / "tools" / "generate.py"
-        self._script.parent.mkdir()
-        shutil.copy(ROOT / "tools" / "generate.py", self._script)
-        self.readme.write_text(readme, "utf-8")
 
     def generate(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return generate(self._script, *arguments)
@@ -39,11 +36,21 @@ def generate(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)
 
 
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project just generated, to be copied."""
+    folder = tmp_path_factory.mktemp("generated")
+    (folder / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "generate.py", folder / "tools")
+    (folder / "README.md").write_text(EMPTY, "utf-8")
+    result = Project(folder).generate()
+    assert (result.returncode, result.stderr) == (0, "")
+    return folder
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    project = Project(tmp_path, EMPTY)
-    assert project.generate().returncode == 0
-    return project
+def project(generated: Path, tmp_path: Path) -> Project:
+    return Project(shutil.copytree(generated, tmp_path / "project"))
 
 
 def test_the_contracts_and_the_tables_of_this_project_are_up_to_date() -> None:
@@ -66,7 +73,8 @@ def test_the_text_around_the_tables_stays(project: Project) -> None:
 def test_each_tool_setting_and_error_has_one_row(project: Project) -> None:
     lines = project.readme.read_text("utf-8").splitlines()
     for tool in TOOLS:
-        assert [line for line in lines if line.startswith(f"| `{tool.name}` |")][0].endswith(f"| {tool.effect} |")
+        [row] = [line for line in lines if line.startswith(f"| `{tool.name}` |")]
+        assert row.endswith(f"| {tool.effect} |")
     for name in Settings.model_fields:
         assert sum(f"`MILVUS_MCP_{name.upper()}`" in line for line in lines) == 1
     assert f"| `{NotFound.code}` | {NotFound.__doc__} | no |" in lines
@@ -113,20 +121,17 @@ def test_check_names_a_readme_whose_tables_were_edited(project: Project) -> None
     assert result.stderr == "README.md is not up to date: run tools/generate.py\n"
 
 
-@pytest.mark.parametrize("arguments", [(), ("--check",)])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_missing_marker_is_said_in_words(tmp_path: Path, block: str, arguments: tuple[str, ...]) -> None:
-    readme = EMPTY.replace(f"<!-- {block}: end -->", "")
-    project = Project(tmp_path, readme)
-    result = project.generate(*arguments)
+def test_a_missing_marker_is_said_in_words(project: Project, block: str) -> None:
+    project.readme.write_text(EMPTY.replace(f"<!-- {block}: end -->", ""), "utf-8")
+    result = project.generate("--check")
     assert result.returncode == 1
     assert f"README.md lacks the markers <!-- {block}: begin --> and <!-- {block}: end -->" in result.stderr
-    assert project.readme.read_text("utf-8") == readme
 
 
-def test_a_missing_readme_is_said_in_words_and_the_contracts_are_written(tmp_path: Path) -> None:
-    project = Project(tmp_path, EMPTY)
+def test_a_missing_readme_is_said_in_words_and_the_contracts_are_written(project: Project) -> None:
     project.readme.unlink()
+    (project.contracts / "search.json").unlink()
     result = project.generate()
     assert (result.returncode, result.stderr) == (1, "README.md is missing: its tables have no place\n")
     assert (project.contracts / "search.json").is_file()

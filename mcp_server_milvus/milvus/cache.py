@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from mcp_server_milvus.errors import Conflict, InvalidArgument, MilvusFailed, NotFound, NotLoaded
+from mcp_server_milvus.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Error,
+    InvalidArgument,
+    MilvusFailed,
+    NotFound,
+    NotLoaded,
+    Unavailable,
+)
 from mcp_server_milvus.milvus.schema import CollectionSchema
 
 if TYPE_CHECKING:
@@ -30,6 +39,8 @@ class StaleSchema(Conflict):
 class _Entry:
     schema: CollectionSchema | None = None
     expires: float = 0.0
+    attempts: int = 0
+    failure: Error | None = None
     lock: anyio.Lock = field(default_factory=anyio.Lock)
 
 
@@ -52,9 +63,12 @@ class SchemaCache:
             NotFound: there is no such collection.
         """
         entry = self._entries.setdefault((db_name, collection_name), _Entry())
+        attempts = entry.attempts
         async with entry.lock:
+            if entry.failure and entry.attempts > attempts:
+                raise entry.failure  # in turn, each of those who waited would wait as long again
             if entry.schema is None or entry.expires <= time.monotonic():
-                entry.schema = await self._described(db_name, collection_name)
+                entry.schema = await self._described(db_name, collection_name, entry)
                 entry.expires = time.monotonic() + self._ttl
             return entry.schema
 
@@ -113,10 +127,16 @@ class SchemaCache:
                 raise
         return await use(current)
 
-    async def _described(self, db_name: str, collection_name: str) -> CollectionSchema:
+    async def _described(self, db_name: str, collection_name: str, entry: _Entry) -> CollectionSchema:
+        entry.failure = None
         try:
             async with self._clients.client(db_name) as client:
                 return await client.describe(collection_name)
         except NotFound:
             self._entries.pop((db_name, collection_name), None)
             raise
+        except (Unavailable, DeadlineExceeded) as failure:
+            entry.failure = failure
+            raise
+        finally:
+            entry.attempts += 1

@@ -140,6 +140,12 @@ def after_key(primary_key: Field, key: int | str) -> str:
     return f"{primary_key.name} > {literal(key)}"
 
 
+def any_key(primary_key: Field) -> str:
+    """The filter that every entity matches."""
+    name = primary_key.name
+    return f'{name} >= ""' if primary_key.type.is_string else f"{name} > 0 or {name} <= 0"
+
+
 def _tokens_outside_strings(text: str) -> Iterator[str]:
     return (token.group() for token in TOKEN.finditer(text) if token.group()[0] not in "\"'" or len(token.group()) == 1)
 

@@ -8,9 +8,9 @@ import anyio.to_thread
 from pydantic import Field
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.errors import InvalidArgument
+from mcp_server_milvus.errors import InvalidArgument, NotFound
 from mcp_server_milvus.milvus.entities import as_entities, checked_entities
-from mcp_server_milvus.milvus.filters import after_key, both, checked_key, keys_filter, portable_key, rendered
+from mcp_server_milvus.milvus.filters import after_key, any_key, both, checked_key, keys_filter, portable_key, rendered
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.results import Page, cursor_fingerprint, decode_cursor, encode_cursor, json_size
 from mcp_server_milvus.milvus.schema import CollectionSchema
@@ -98,6 +98,8 @@ async def delete(app: App, args: DeleteInput) -> DeleteOutput:
     matching = keys_filter(known, args.ids) if args.ids is not None else rendered(args.filter or "", args.filter_params)
 
     async def remove(client: "Client", _: CollectionSchema) -> int:
+        if client.backend.is_lite and args.partition_name:
+            return await _delete_in_partition(client, known, args.collection_name, matching, args.partition_name)
         partition_names = [args.partition_name] if args.partition_name else None
         there = None
         if args.ids is not None and await client.is_loaded(args.collection_name):
@@ -278,10 +280,28 @@ async def _count(
     matching: str,
     partition_names: list[str] | None,
 ) -> int:
+    if client.backend.is_lite and partition_names and not matching:
+        matching = any_key(schema.primary_key)  # without a filter, Milvus Lite counts all partitions
     rows = await client.read_matching(
         collection_name, matching, schema, output_fields=["count(*)"], partition_names=partition_names
     )
     return int(rows[0]["count(*)"])
+
+
+async def _delete_in_partition(
+    client: "Client", schema: CollectionSchema, collection_name: str, matching: str, partition_name: str
+) -> int:
+    """Milvus Lite deletes what matches in any partition, so the keys are read from this one first."""
+    if partition_name not in await client.list_partitions(collection_name):
+        raise NotFound(f"{collection_name} has no partition {partition_name!r}", hint="describe_collection shows them")
+    key = schema.primary_key.name
+    rows = await client.read_matching(
+        collection_name, matching, schema, output_fields=[key], partition_names=[partition_name]
+    )
+    if not rows:
+        return 0
+    there = keys_filter(schema, [portable_key(row[key]) for row in rows])
+    return await client.delete_matching(collection_name, there, schema, partition_name)
 
 
 async def _in_key_order(

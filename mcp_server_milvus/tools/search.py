@@ -80,7 +80,7 @@ async def search(app: App, args: SearchInput) -> SearchOutput:
             limit=args.limit,
             offset=args.offset or None,
             output_fields=schema.output_fields(args.output_fields),
-            search_params={"params": _params(args, target.metric_type)},
+            search_params={"params": _params(args, target)},
             partition_names=args.partition_names,
             consistency_level=args.consistency_level,
             **_grouping(client, schema, args),
@@ -175,14 +175,14 @@ async def _stored(client: "Client", schema: "CollectionSchema", args: SearchInpu
     return cast("list[Any]", value)[0] if field.type in BYTE_VECTORS and isinstance(value, list) else value
 
 
-def _params(args: SearchInput, metric_type: str) -> dict[str, Any]:
+def _params(args: SearchInput, target: _Target) -> dict[str, Any]:
     params = dict(args.params)
-    if params.pop("metric_type", metric_type) != metric_type:
-        raise InvalidArgument(f"params: metric_type must be that of the index, {metric_type}; leave it out")
+    if params.pop("metric_type", target.metric_type) != target.metric_type:
+        raise InvalidArgument(f"params: metric_type must be that of the index, {target.metric_type}; leave it out")
     if args.range_filter is not None and args.radius is None:
         raise InvalidArgument("range_filter needs radius")
     bounds = {"radius": args.radius, "range_filter": args.range_filter}
-    return params | {name: bound for name, bound in bounds.items() if bound is not None}
+    return params | {name: target.sign * bound for name, bound in bounds.items() if bound is not None}
 
 
 def _grouping(client: "Client", schema: "CollectionSchema", args: SearchInput) -> dict[str, Any]:

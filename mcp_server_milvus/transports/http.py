@@ -209,8 +209,8 @@ def _listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]  # not the address a second time
         raise OSError(f"cannot listen on {_in_url(host)}:{port}: {reason}") from None
 
 

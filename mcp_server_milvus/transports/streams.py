@@ -143,7 +143,7 @@ class _FileWriter:
         async with self._turn:
             data, self._pending = memoryview(self._pending), bytearray()
             try:
-                with anyio.CancelScope(shield=False):  # what was taken is written
+                with anyio.CancelScope(shield=True):  # what was taken is written
                     await anyio.to_thread.run_sync(self._write_all, data)
             except OSError:
                 self._on_lost()

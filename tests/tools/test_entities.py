@@ -52,7 +52,7 @@ RIGHT: dict[str, Any] = {
     "id": 1,
     "vector": [0, 1],
     "sparse": {"1": 0.5},
-    "varchar": "ä🙂"[:1] + "ab",
+    "varchar": "äab",
     "array": [1, 2, 3],
     "bool": False,
     "int8": -128,
@@ -61,13 +61,8 @@ RIGHT: dict[str, Any] = {
     "int64": 2**53 - 1,
     "float": 1,
     "double": 1e308,
-    "json": None,
+    "json": {"any": ["thing"]},
 }
-RIGHT["json"] = {"any": ["thing"]}
-
-DEEP: dict[str, Any] = {}
-for _ in range(5000):
-    DEEP = {"deeper": DEEP}
 
 WRONG: list[tuple[str, Any, str]] = [
     ("vector", [0, 1, 2], "3 dimensions"),
@@ -131,11 +126,11 @@ async def test_a_value_that_does_not_fit_is_named_with_entity_field_and_type_and
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("field", ["vector", "sparse", "float", "double", "json"])
+@pytest.mark.parametrize("field", ["vector", "sparse", "float", "double"])
 async def test_what_is_no_number_is_refused_in_every_field(
     agent: Agent, strict: str, field: str, number: float
 ) -> None:
-    value = {"vector": [0, number], "sparse": {"1": number}, "json": {"deep": [number]}}.get(field, number)
+    value = {"vector": [0, number], "sparse": {"1": number}}.get(field, number)
     error = await agent.fails("insert", collection_name=strict, data=[RIGHT | {field: value}])
     assert error["code"] == "invalid_argument"
     assert f"entity 0: field '{field}'" in error["message"]
@@ -148,12 +143,6 @@ async def test_half_a_surrogate_pair_is_refused(agent: Agent, strict: str, field
     assert error["code"] == "invalid_argument"
     assert f"field '{field}'" in error["message"]
     assert await agent.count(strict) == 0
-
-
-async def test_json_that_is_nested_too_deep_is_refused(agent: Agent, strict: str) -> None:
-    error = await agent.fails("insert", collection_name=strict, data=[RIGHT | {"json": DEEP}])
-    assert error["code"] == "invalid_argument"
-    assert "field 'json'" in error["message"]
 
 
 @pytest.mark.parametrize("missing", ["id", "vector", "sparse", "varchar", "array", "bool", "json"])
@@ -224,12 +213,9 @@ async def test_dynamic_values_of_every_kind_are_kept(agent: Agent, quick: str) -
         ({"much": "x" * 70_000}, "'much'"),
         ({f"some_{number}": "x" * 1_000 for number in range(100)}, "dynamic field"),
         ({"half": "\ud800"}, "'half'"),
-        ({"\ud800": 1}, "name"),
-        ({"nan": float("nan")}, "'nan'"),
         ({"huge": 2**64}, "'huge'"),
-        ({"deep": DEEP}, "'deep'"),
     ],
-    ids=["reserved", "no name", "long", "long together", "half", "half name", "nan", "huge", "deep"],
+    ids=["reserved", "no name", "long", "long together", "half", "huge"],
 )
 async def test_dynamic_values_that_cannot_be_kept_are_named_and_nothing_is_written(
     agent: Agent, quick: str, dynamic: dict[str, Any], said: str
@@ -294,13 +280,6 @@ async def test_a_number_beyond_2_53_is_refused_since_it_may_have_been_rounded(
     error = await agent.fails(tool, collection_name=quick, ids=[2**53 + 1])
     assert error["code"] == "invalid_argument"
     assert f'"{2**53 + 1}"' in error["hint"]
-
-
-async def test_a_number_beyond_2_53_is_refused_as_a_new_key_too(agent: Agent, quick: str) -> None:
-    """The client may have rounded it: two keys would become one, and Milvus Lite would overwrite the first."""
-    error = await agent.fails("insert", collection_name=quick, data=[{"id": 2**53 + 2, "vector": [0, 1]}])
-    assert error["code"] == "invalid_argument"
-    assert "entity 0: field 'id'" in error["message"]
 
 
 @pytest.mark.parametrize("ids", [["x"], [1.5], [None], [True], [[1]], [], "1", ["1 or 1 == 1"], [2**70], [str(2**70)]])
@@ -460,12 +439,15 @@ async def test_5000_entities_in_one_call_are_all_in(agent: Agent, quick: str) ->
     assert len(heard) >= 5
 
 
-async def test_more_generated_ids_than_fit_a_result_are_cut_and_it_says_so(agent: Agent, collection: str) -> None:
+async def test_more_generated_ids_than_fit_a_result_are_cut_and_it_says_so(
+    lite: str, agent: Agent, collection: str
+) -> None:
     await agent.call("create_collection", collection_name=collection, dimension=2, auto_id=True)
-    inserted = await agent.call("insert", collection_name=collection, data=[{"vector": [0, 1]}] * 5000)
-    assert inserted["insert_count"] == 5000
-    assert 0 < len(inserted["ids"]) < 5000
-    assert "of 5000" in inserted["applied_limits"][0]
+    async with agent_on(lite, max_result_bytes=1024) as short_spoken:
+        inserted = await short_spoken.call("insert", collection_name=collection, data=[{"vector": [0, 1]}] * 2000)
+    assert inserted["insert_count"] == 2000
+    assert 0 < len(inserted["ids"]) < 500
+    assert "of 2000" in inserted["applied_limits"][0]
 
 
 async def test_a_write_that_fails_halfway_says_exactly_which_entities_are_in(

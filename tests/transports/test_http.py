@@ -176,7 +176,7 @@ async def test_without_sessions_a_legacy_call_needs_no_handshake() -> None:
 async def test_a_port_in_use_is_an_error_that_says_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = Settings.model_validate({"port": taken.getsockname()[1]})
-        with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1:{settings.port}: Address already in use"):
+        with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1:{settings.port}: Address already in use$"):
             await serve_http(MCPServer("late"), settings)
 
 

@@ -1,0 +1,237 @@
+"""What a client gets for a call, in both eras of the protocol."""
+
+import json
+import logging
+from collections.abc import AsyncGenerator
+from typing import Any, NoReturn
+
+import anyio
+import pytest
+from mcp.client import Client
+from mcp_types import CallToolResult, TextContent
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
+
+from mcp_server_milvus import __version__
+from mcp_server_milvus.app import App, open_app
+from mcp_server_milvus.errors import NotFound, Unavailable
+from mcp_server_milvus.server import build_server
+from mcp_server_milvus.settings import Settings
+from mcp_server_milvus.tool import Input, Output, Tool, tool
+from mcp_server_milvus.tools import TOOLS
+from mcp_server_milvus.vocabulary import Effect, Toolset
+
+pytestmark = pytest.mark.anyio
+
+ERAS = {"legacy": HANDSHAKE_PROTOCOL_VERSIONS, "auto": MODERN_PROTOCOL_VERSIONS}
+SECRET = "secret /path host:19530"
+
+
+class EchoInput(Input):
+    text: str
+    number: int = 0
+
+
+class EchoOutput(Output):
+    text: str
+    numbers: list[int]
+    nothing: str | None = None
+
+
+@tool(toolset=Toolset.DATA, effect=Effect.READ)
+async def echo(_: App, args: EchoInput) -> EchoOutput:
+    """Says the same."""
+    return EchoOutput(text=args.text, numbers=[args.number] * 2)
+
+
+class NoInput(Input):
+    pass
+
+
+@tool(toolset=Toolset.DATA, effect=Effect.READ)
+async def crash(_: App, args: NoInput) -> EchoOutput:
+    """Crashes."""
+    raise RuntimeError(f"{SECRET} {args}")
+
+
+@tool(toolset=Toolset.DATA, effect=Effect.READ)
+async def refuse(_: App, args: NoInput) -> EchoOutput:
+    """Refuses."""
+    raise NotFound(f"there is no collection {args}", hint="list_collections shows them", missing=["docs"])
+
+
+@tool(toolset=Toolset.DATA, effect=Effect.READ)
+async def fail(_: App, args: NoInput) -> EchoOutput:
+    """Fails for now."""
+    raise Unavailable(f"Milvus is away {args}")
+
+
+@pytest.fixture(params=ERAS)
+async def era(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+async def app() -> AsyncGenerator[App]:
+    """With nothing to connect to: no call here gets that far."""
+    async with open_app(Settings.model_validate({"uri": "http://127.0.0.1:1"})) as app:
+        yield app
+
+
+@pytest.fixture
+async def client(app: App, era: str) -> AsyncGenerator[Client]:
+    async with Client(build_server(app, [*TOOLS, echo, crash, refuse, fail]), mode=era) as client:
+        yield client
+
+
+def text_of(result: CallToolResult) -> str:
+    [content] = result.content
+    assert isinstance(content, TextContent)
+    return content.text
+
+
+def error_of(result: CallToolResult) -> dict[str, Any]:
+    """The error, which is the same in both forms."""
+    assert result.is_error
+    assert isinstance(result.structured_content, dict)
+    assert json.loads(text_of(result)) == result.structured_content
+    assert {"code", "message", "hint", "retriable"} <= result.structured_content.keys()
+    return result.structured_content
+
+
+async def test_both_eras_are_served(client: Client, era: str) -> None:
+    assert client.protocol_version in ERAS[era]
+
+
+async def test_the_server_says_what_it_is_and_how_it_is_used(client: Client) -> None:
+    assert client.server_info
+    assert (client.server_info.name, client.server_info.version) == ("mcp-server-milvus", __version__)
+    assert "describe_collection" in (client.instructions or "")
+
+
+async def test_a_result_is_complete_as_text_and_as_structure(client: Client) -> None:
+    result = await client.call_tool("echo", {"text": "Größe: 5", "number": 7})
+    assert not result.is_error
+    assert text_of(result) == '{"text":"Größe: 5","numbers":[7,7]}'
+    assert result.structured_content == {"text": "Größe: 5", "numbers": [7, 7]}
+
+
+async def test_an_error_is_complete_as_text_and_as_structure(client: Client) -> None:
+    error = error_of(await client.call_tool("refuse", {}))
+    assert error == {
+        "code": "not_found",
+        "message": "there is no collection ",
+        "hint": "list_collections shows them",
+        "retriable": False,
+        "missing": ["docs"],
+    }
+
+
+async def test_an_error_that_may_pass_is_said_to_be_retriable(client: Client) -> None:
+    error = error_of(await client.call_tool("fail", {}))
+    assert (error["code"], error["retriable"]) == ("milvus_unavailable", True)
+
+
+async def test_an_unknown_argument_is_refused_and_the_nearest_named(client: Client) -> None:
+    error = error_of(await client.call_tool("count", {"colection_name": "docs"}))
+    assert error["code"] == "invalid_argument"
+    assert "unknown argument 'colection_name' (did you mean 'collection_name'?)" in error["message"]
+    assert "argument 'collection_name' is missing" in error["message"]
+
+
+async def test_an_argument_of_the_wrong_type_is_pointed_at(client: Client) -> None:
+    error = error_of(await client.call_tool("insert", {"collection_name": "docs", "data": "text"}))
+    assert error["code"] == "invalid_argument"
+    assert "data" in error["message"]
+    assert "pydantic" not in json.dumps(error)
+
+
+async def test_a_number_is_not_made_of_a_text(client: Client) -> None:
+    error = error_of(await client.call_tool("echo", {"text": "a", "number": "7"}))
+    assert "number" in error["message"]
+    assert "'7'" in error["message"]
+
+
+async def test_an_unknown_tool_is_an_error_that_names_the_nearest(client: Client) -> None:
+    error = error_of(await client.call_tool("serch", {"collection_name": "docs"}))
+    assert error["code"] == "invalid_argument"
+    assert "there is no tool 'serch' (did you mean search?)" in error["message"]
+    assert "build_index" in error["hint"]
+
+
+async def test_a_crash_says_nothing_of_itself_to_the_caller_and_all_to_the_log(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = await client.call_tool("crash", {})
+    error = error_of(result)
+    assert (error["code"], error["retriable"]) == ("internal", False)
+    for word in (*SECRET.split(), "RuntimeError", "Traceback"):
+        assert word not in result.model_dump_json()
+    assert SECRET in caplog.text
+    assert "RuntimeError" in caplog.text
+
+
+async def test_a_call_is_logged_with_its_outcome_and_time(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "mcp_server_milvus"):
+        await client.call_tool("echo", {"text": "not for the log"})
+        await client.call_tool("refuse", {})
+    first, second = (record.getMessage() for record in caplog.records if record.name == "mcp_server_milvus")
+    assert first.startswith("echo ok ")
+    assert second.startswith("refuse not_found ")
+    assert first.endswith(" ms")
+    assert "not for the log" not in caplog.text
+
+
+async def test_one_calls_crash_leaves_the_server_serving(client: Client) -> None:
+    await client.call_tool("crash", {})
+    assert not (await client.call_tool("echo", {"text": "still here"})).is_error
+
+
+async def test_a_cancelled_call_is_cancelled_in_the_tool(app: App, era: str) -> None:
+    began, cancelled = anyio.Event(), anyio.Event()
+    async with Client(build_server(app, [waiting(began, cancelled), echo]), mode=era) as client:
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(client.call_tool, "wait", {})
+                await began.wait()
+                tasks.cancel_scope.cancel()
+            await cancelled.wait()
+            assert not (await client.call_tool("echo", {"text": "next"})).is_error
+
+
+def waiting(began: anyio.Event, cancelled: anyio.Event) -> Tool[NoInput, EchoOutput]:
+    """A tool that ends only by being cancelled."""
+
+    @tool(toolset=Toolset.DATA, effect=Effect.READ)
+    async def wait(_: App, args: NoInput) -> EchoOutput:
+        """Waits."""
+        return await forever(args)
+
+    async def forever(_: NoInput) -> NoReturn:
+        began.set()
+        try:
+            while True:
+                await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    return wait
+
+
+async def test_progress_reaches_the_caller_that_asked_for_it(app: App, era: str) -> None:
+    @tool(toolset=Toolset.DATA, effect=Effect.READ)
+    async def build(app: App, args: EchoInput) -> EchoOutput:
+        """Builds something."""
+        await app.report_progress(1, 2, args.text)
+        return EchoOutput(text=args.text, numbers=[])
+
+    reported: list[tuple[float, float | None, str | None]] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        reported.append((progress, total, message))
+
+    async with Client(build_server(app, [build]), mode=era) as client:
+        await client.call_tool("build", {"text": "half"}, progress_callback=note)
+        with anyio.fail_after(5):
+            while not reported:
+                await anyio.sleep(0.01)
+    assert reported == [(1, 2, "half")]

@@ -1,0 +1,270 @@
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from mcp_server_milvus.cli import _flags, _parser
+from mcp_server_milvus.settings import Settings, SettingsError, default_data_dir, load_settings
+from mcp_server_milvus.vocabulary import Transport
+
+SECRET = "s3cr3t-Pa55"
+
+GIVEN: dict[str, tuple[Any, Any]] = {
+    "uri": ("http://milvus:19530", "http://milvus:19530"),
+    "token": (SECRET, SecretStr(SECRET)),
+    "user": ("ann", "ann"),
+    "password": (SECRET, SecretStr(SECRET)),
+    "db_name": ("prod", "prod"),
+    "timeout": (2.5, 2.5),
+    "build_timeout": (7, 7.0),
+    "data_dir": ("some folder", Path("some folder")),
+    "transport": ("http", Transport.HTTP),
+    "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104  # a value, not an address to listen on
+    "port": (9000, 9000),
+    "stateless": (True, True),
+    "auto_load": (False, False),
+    "schema_ttl": (0, 0.0),
+    "max_result_bytes": (4096, 4096),
+    "max_concurrency": (3, 3),
+    "log_level": ("DEBUG", "DEBUG"),
+}
+"""For each setting a value that is not its default: as TOML has it, and as it is read."""
+each_setting = pytest.mark.parametrize("name", Settings.model_fields)
+
+
+@pytest.fixture(autouse=True)
+def empty_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A working folder without `.env`, and none of our variables."""
+    for name in [name for name in os.environ if name.startswith("MILVUS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def toml(**values: Any) -> Path:
+    path = Path("settings.toml")
+    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()), "utf-8")
+    return path
+
+
+def dotenv(**values: str) -> None:
+    Path(".env").write_text("".join(f"{name}={value}\n" for name, value in values.items()), "utf-8")
+
+
+def from_flags(*argv: str) -> Settings:
+    return load_settings(_flags(vars(_parser().parse_args(argv))))
+
+
+@each_setting
+def test_each_setting_is_read_from_toml(name: str) -> None:
+    value, expected = GIVEN[name]
+    assert getattr(load_settings({}, toml(**{name: value})), name) == expected
+
+
+@each_setting
+def test_each_setting_is_read_from_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value, expected = GIVEN[name]
+    monkeypatch.setenv(f"MILVUS_MCP_{name.upper()}", text(value))
+    assert getattr(load_settings({}), name) == expected
+
+
+@each_setting
+def test_each_setting_is_read_from_dotenv(name: str) -> None:
+    value, expected = GIVEN[name]
+    dotenv(**{f"MILVUS_MCP_{name.upper()}": text(value)})
+    assert getattr(load_settings({}), name) == expected
+
+
+@each_setting
+def test_each_setting_is_read_from_a_flag(name: str) -> None:
+    value, expected = GIVEN[name]
+    flag = name.replace("_", "-")
+    switch = {True: [f"--{flag}"], False: [f"--no-{flag}"]}
+    settings = from_flags(*(switch[value] if isinstance(value, bool) else [f"--{flag}", text(value)]))
+    assert getattr(settings, name) == expected
+    assert expected != Settings.model_fields[name].get_default(call_default_factory=True)
+
+
+def test_a_flag_beats_the_environment_that_beats_dotenv_that_beats_toml(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = toml(db_name="toml", port=1, timeout=1, max_concurrency=1)
+    dotenv(MILVUS_MCP_DB_NAME="dotenv", MILVUS_MCP_PORT="2", MILVUS_MCP_TIMEOUT="2")
+    monkeypatch.setenv("MILVUS_MCP_DB_NAME", "environment")
+    monkeypatch.setenv("MILVUS_MCP_PORT", "3")
+    settings = load_settings({"db_name": "flag"}, config)
+    assert (settings.db_name, settings.port, settings.timeout, settings.max_concurrency) == ("flag", 3, 2, 1)
+
+
+def test_the_toml_file_may_be_named_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILVUS_MCP_CONFIG", str(toml(port=1234)))
+    assert load_settings({}).port == 1234
+
+
+def test_the_variables_of_other_milvus_programs_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("URI", "http://h:1"), ("TOKEN", SECRET), ("DB", "prod")):
+        monkeypatch.setenv(f"MILVUS_{name}", value)
+    settings = load_settings({})
+    assert (settings.uri, settings.credentials, settings.db_name) == ("http://h:1", SECRET, "prod")
+
+
+def test_our_own_variable_beats_the_common_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILVUS_URI", "http://common:1")
+    monkeypatch.setenv("MILVUS_MCP_URI", "http://own:1")
+    assert load_settings({}).uri == "http://own:1"
+
+
+def test_other_variables_that_begin_with_milvus_are_no_concern_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILVUS_HOME", "/opt/milvus")
+    assert load_settings({}) == load_settings({})
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILVUS_MCP_PORT", "")
+    assert load_settings({}).port == 8000
+
+
+@pytest.mark.parametrize("old", ["--milvus-uri=http://h:1", "--milvus-token=t", "--milvus-db=prod", "--port=9000"])
+def test_the_flags_of_the_earlier_server_are_understood(old: str) -> None:
+    new = old.replace("--milvus-db", "--db-name").replace("--milvus-", "--")
+    assert from_flags(old) == from_flags(new) != from_flags()
+
+
+@pytest.mark.parametrize(
+    ("old", "transport"),
+    [("--sse", Transport.SSE), ("--streamable-http", Transport.HTTP), ("--port=1", Transport.STDIO)],
+)
+def test_the_transports_of_the_earlier_server_are_understood(old: str, transport: Transport) -> None:
+    settings = from_flags(old, "--stateless")
+    assert (settings.transport, settings.stateless) == (transport, True)
+
+
+def test_an_unknown_variable_is_refused_and_the_nearest_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILVUS_MCP_PROT", "9000")
+    with pytest.raises(SettingsError, match=r"unknown variable MILVUS_MCP_PROT \(did you mean MILVUS_MCP_PORT\?\)"):
+        load_settings({})
+
+
+def test_an_unknown_variable_in_dotenv_is_refused() -> None:
+    dotenv(MILVUS_MCP_TOKN=SECRET)
+    with pytest.raises(SettingsError, match="MILVUS_MCP_TOKEN") as refused:
+        load_settings({})
+    assert SECRET not in str(refused.value)
+
+
+def test_an_unknown_key_is_refused_and_the_nearest_named() -> None:
+    with pytest.raises(SettingsError, match=r"unknown key 'db_nam' in settings.toml \(did you mean db_name\?\)"):
+        load_settings({}, toml(db_nam="prod"))
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"there is no file nowhere\.toml"):
+        load_settings({}, Path("nowhere.toml"))
+
+
+@pytest.mark.parametrize("content", [b"port = \n", b"port = 1\nhost = \xff"])
+def test_a_file_that_is_no_toml_is_named(content: bytes) -> None:
+    Path("broken.toml").write_bytes(content)
+    with pytest.raises(SettingsError, match=r"broken\.toml cannot be read as TOML"):
+        load_settings({}, Path("broken.toml"))
+
+
+def test_a_dotenv_that_is_no_text_is_said_to_be_unreadable() -> None:
+    Path(".env").write_bytes(b"MILVUS_MCP_HOST=\xff\n")
+    with pytest.raises(SettingsError, match=r"\.env cannot be read"):
+        load_settings({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("uri", wrong) for wrong in ("host:19530", "tcp://host:1", "http://", "http://host:port", "http://h:99999")),
+        *(("uri", wrong) for wrong in ("milvus.sqlite", "grpc://host/x.db", "http://[::1")),
+        *(("timeout", wrong) for wrong in ("0", "soon", "nan")),
+        *(("port", wrong) for wrong in ("65536", "-1", "http")),
+        *(("transport", "pigeon"), ("log_level", "LOUD"), ("stateless", "perhaps"), ("max_result_bytes", "10")),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_and_its_setting_named(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name}: "):
+        load_settings({name: value})
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        load_settings({}).port = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_secrets_are_in_no_representation_of_the_settings() -> None:
+    settings = load_settings({"token": SECRET, "user": "ann", "password": SECRET})
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
+        assert SECRET not in shown
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"uri": f"tcp://root:{SECRET}@host:1"},
+        {"uri": f"http://root:{SECRET}@host:port"},
+        {"uri": f"http://root:{SECRET}\u2100@host:1"},  # urllib's own error repeats it
+        {"uri": f"http://root:{SECRET}@[host"},
+        {"uri": f"root:{SECRET}@host"},
+        {"token": SECRET, "uri": "nonsense"},
+        {"password": SECRET, "port": "x"},
+        {"token": [SECRET]},
+    ],
+)
+def test_secrets_are_in_no_error(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(wrong)
+    assert SECRET not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_credentials_inside_the_uri_become_the_token() -> None:
+    settings = load_settings({"uri": "https://root:p%40ss@milvus.example:19530/path"})
+    assert settings.uri == "https://milvus.example:19530/path"
+    assert settings.credentials == "root:p@ss"
+
+
+def test_a_token_beside_the_uri_beats_the_credentials_inside_it() -> None:
+    settings = load_settings({"uri": "http://root:inside@h:1", "token": "beside"})
+    assert (settings.uri, settings.credentials) == ("http://h:1", "beside")
+
+
+def test_credentials_of_a_flag_beat_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILVUS_TOKEN", "environment")
+    assert load_settings({}).credentials == "environment"
+    assert load_settings({"uri": "http://in:uri@h:1"}).credentials == "in:uri"
+    assert load_settings({"user": "ann", "password": "flag"}).credentials == "ann:flag"
+    assert load_settings({"token": "flag"}).credentials == "flag"
+
+
+def test_without_a_uri_the_database_is_embedded_in_the_data_folder() -> None:
+    assert load_settings({"data_dir": "data"}).embedded_dir == Path("data").absolute()
+
+
+def test_a_path_that_ends_in_db_is_an_embedded_database() -> None:
+    settings = load_settings({"uri": "some/agents.db"})
+    assert settings.embedded_dir == Path("some/agents.db").absolute()
+    assert load_settings({"uri": "~/agents.db"}).embedded_dir == Path.home() / "agents.db"
+
+
+@pytest.mark.parametrize("uri", ["http://h:1", "HTTPS://h:1", "http://[::1]:19530", "https://cluster.example"])
+def test_a_server_is_not_embedded(uri: str) -> None:
+    settings = load_settings({"uri": uri})
+    assert settings.embedded_dir is None
+    assert settings.uri == uri.replace("HTTPS", "https")
+
+
+@pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="XDG is for the other systems")
+def test_the_data_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/elsewhere")
+    assert load_settings({}).data_dir == default_data_dir() == Path("/elsewhere/mcp-server-milvus")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    assert load_settings({}).data_dir == Path.home() / ".local/share/mcp-server-milvus"

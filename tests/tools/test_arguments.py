@@ -1,0 +1,139 @@
+"""Arguments: strict for every tool, so that a mistake is told and not guessed at. Databases: named in the call."""
+
+from typing import Any
+
+import pytest
+from pymilvus import MilvusClient
+
+from mcp_server_milvus.tools import TOOLS
+from tests.agent import Agent, keys
+
+pytestmark = pytest.mark.anyio
+
+OTHER_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "build_index": {"field_name": "vector"},
+    "insert": {"data": [{"id": 1, "vector": [0, 1]}]},
+    "upsert": {"data": [{"id": 1, "vector": [0, 1]}]},
+    "delete": {"ids": [1]},
+    "get": {"ids": [1]},
+    "search": {"vector": [0, 1]},
+    "create_collection": {"dimension": 2},
+}
+"""What a tool needs beside collection_name."""
+
+ABOUT_ONE_COLLECTION = [tool.name for tool in TOOLS if tool.name not in {"list_databases", "list_collections"}]
+NO_NAMES = ["../x", "../databases/x/collections/victim", "a/b", "", " ", "a b", "1a", "a-b", "a" * 256, "a\n", "é", ".", "x\0"]
+
+
+def arguments_of(tool: str, collection_name: str, **more: Any) -> dict[str, Any]:
+    return {"collection_name": collection_name} | OTHER_ARGUMENTS.get(tool, {}) | more
+
+
+@pytest.mark.parametrize("tool", ABOUT_ONE_COLLECTION)
+async def test_what_is_no_name_is_refused_by_every_tool(agent: Agent, tool: str) -> None:
+    for name in NO_NAMES:
+        error = await agent.fails(tool, **arguments_of(tool, name))
+        assert error["code"] == "invalid_argument"
+        assert "collection_name" in error["message"]
+
+
+@pytest.mark.parametrize("tool", [tool.name for tool in TOOLS])
+async def test_a_database_s_name_that_is_no_name_is_refused_by_every_tool(agent: Agent, tool: str) -> None:
+    about = arguments_of(tool, "x") if tool in ABOUT_ONE_COLLECTION else {}
+    for name in ("../x", "a/b", "a b"):
+        error = await agent.fails(tool, **about, db_name=name)
+        assert error["code"] == "invalid_argument"
+        assert "db_name" in error["message"]
+
+
+@pytest.mark.parametrize("tool", ["list_collections", *ABOUT_ONE_COLLECTION])
+async def test_a_database_that_does_not_exist_is_named_by_every_tool(agent: Agent, tool: str) -> None:
+    about = arguments_of(tool, "x") if tool in ABOUT_ONE_COLLECTION else {}
+    error = await agent.fails(tool, **about, db_name="nowhere")
+    assert error["code"] == "not_found"
+    assert "nowhere" in error["message"]
+
+
+@pytest.mark.parametrize("tool", [name for name in ABOUT_ONE_COLLECTION if name != "create_collection"])
+async def test_a_collection_that_does_not_exist_is_named_by_every_tool(
+    agent: Agent, collection: str, tool: str
+) -> None:
+    error = await agent.fails(tool, **arguments_of(tool, collection))
+    assert error["code"] == "not_found"
+    assert collection in error["message"]
+    assert "list_collections" in error["hint"]
+
+
+@pytest.mark.parametrize("tool", [tool.name for tool in TOOLS])
+async def test_an_unknown_argument_is_refused_by_every_tool(agent: Agent, tool: str) -> None:
+    about = arguments_of(tool, "x") if tool in ABOUT_ONE_COLLECTION else {}
+    error = await agent.fails(tool, **about, wibble=1)
+    assert error["code"] == "invalid_argument"
+    assert "wibble" in error["message"]
+
+
+async def test_a_misspelt_argument_is_told_its_right_name(agent: Agent) -> None:
+    error = await agent.fails("count", colection_name="x")
+    assert "did you mean 'collection_name'" in error["message"]
+
+
+async def test_a_misspelt_tool_is_told_its_right_name(agent: Agent) -> None:
+    error = await agent.fails("serch", collection_name="x")
+    assert error["code"] == "invalid_argument"
+    assert "search" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "wrong"),
+    [
+        ("search", {"limit": "10"}),
+        ("search", {"limit": 10.5}),
+        ("search", {"limit": True}),
+        ("search", {"limit": 20_000}),
+        ("search", {"output_fields": "title"}),
+        ("search", {"filter": 3}),
+        ("search", {"filter_params": []}),
+        ("search", {"radius": "1"}),
+        ("search", {"partition_names": ["../x"]}),
+        ("query", {"output_fields": [1]}),
+        ("query", {"limit": 0}),
+        ("get", {"ids": 1}),
+        ("insert", {"data": "x"}),
+        ("insert", {"data": [1]}),
+        ("insert", {"partition_name": "../x"}),
+        ("build_index", {"replace": "yes"}),
+        ("build_index", {"params": "M=8"}),
+        ("create_collection", {"dimension": "2"}),
+        ("create_collection", {"num_shards": 0}),
+        ("create_collection", {"properties": {"a": []}}),
+    ],
+)
+async def test_an_argument_of_the_wrong_type_or_size_is_named(agent: Agent, tool: str, wrong: dict[str, Any]) -> None:
+    error = await agent.fails(tool, **arguments_of(tool, "x", **wrong))
+    assert error["code"] == "invalid_argument"
+    assert next(iter(wrong)) in error["message"]
+    assert "pydantic" not in error["message"]
+
+
+async def test_a_collection_of_another_database_is_used_by_naming_the_database(
+    agent: Agent, another_program: MilvusClient, collection: str
+) -> None:
+    database = f"db_{collection}"
+    another_program.create_database(database)
+    assert database in (await agent.call("list_databases"))["databases"]
+    await agent.call("create_collection", collection_name=collection, dimension=2)
+    here, there = {"collection_name": collection}, {"collection_name": collection, "db_name": database}
+    await agent.call("create_collection", dimension=3, **there)
+    await agent.call("insert", data=[{"id": 1, "vector": [0, 1]}], **here)
+    await agent.call("insert", data=[{"id": 2, "vector": [0, 1, 2]}], **there)
+    assert keys((await agent.call("search", vector=[0, 1, 2], **there))["hits"]) == [2]
+    assert keys((await agent.call("query", **here))["entities"]) == [1]
+    await agent.call("drop_collection", **there)
+    assert await agent.exists(collection)
+    assert not await agent.exists(collection, db_name=database)
+
+
+async def test_the_databases_and_the_default_one_are_listed(agent: Agent) -> None:
+    listed = await agent.call("list_databases")
+    assert "default" in listed["databases"]
+    assert listed["default"] == "default"
