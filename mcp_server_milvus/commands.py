@@ -23,18 +23,25 @@ async def serve(settings: Settings) -> None:
     Raises:
         OSError: the port cannot be listened on.
     """
-    async with open_app(settings) as app, anyio.create_task_group() as tasks:
-        server = build_server(app, TOOLS)
-        tasks.start_soon(_warm_up_after_first_answer, server, app)
-        if settings.transport is Transport.STDIO:
-            from mcp_server_milvus.transports.stdio import serve_stdio
+    try:
+        async with open_app(settings) as app, anyio.create_task_group() as tasks:
+            server = build_server(app, TOOLS)
+            tasks.start_soon(_warm_up_after_first_answer, server, app)
+            await _serve_transport(server, settings)
+            tasks.cancel_scope.cancel()
+    except* OSError as failures:
+        raise failures.exceptions[0] from None  # the group is the task group's, and says nothing
 
-            await serve_stdio(server)
-        else:
-            from mcp_server_milvus.transports.http import serve_http
 
-            await serve_http(server, settings)
-        tasks.cancel_scope.cancel()
+async def _serve_transport(server: MCPServer[Any], settings: Settings) -> None:
+    if settings.transport is Transport.STDIO:
+        from mcp_server_milvus.transports.stdio import serve_stdio
+
+        await serve_stdio(server)
+    else:
+        from mcp_server_milvus.transports.http import serve_http
+
+        await serve_http(server, settings)
 
 
 async def call_once(settings: Settings, name: str, arguments: dict[str, Any]) -> int:

@@ -30,7 +30,9 @@ class Feature(StrEnum):
     PARTIAL_UPSERT = "upsert of single fields"
 
 
-NEVER: Version = (999, 0, 0)
+MAX_WINDOW = 16_384
+"""Largest `offset + limit` of one search. Source: Milvus `quotaAndLimits`. Milvus Lite has no bound of its own, and
+allocates 16 bytes for each: an offset of a thousand million ended the machine's memory."""
 
 TYPE_SINCE: dict[DataType, Version] = {
     DataType.FLOAT16_VECTOR: (2, 3, 0),
@@ -135,11 +137,6 @@ class Backend:
             for kind in FunctionType
             if (kind in LITE_FUNCTIONS if self.is_lite else self.version >= FUNCTION_SINCE[kind])
         )
-
-    @property
-    def max_window(self) -> int | None:
-        """Largest `offset + limit` of one search or query, if there is one. Source: Milvus `quotaAndLimits`."""
-        return None if self.is_lite else 16_384
 
     @property
     def keeps_duplicate_keys(self) -> bool:

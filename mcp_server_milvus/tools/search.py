@@ -8,7 +8,7 @@ from pydantic import Field
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import Conflict, InvalidArgument, NotFound
 from mcp_server_milvus.milvus import schema as schemas
-from mcp_server_milvus.milvus.capabilities import Feature
+from mcp_server_milvus.milvus.capabilities import MAX_WINDOW, Feature
 from mcp_server_milvus.milvus.entities import checked_vector, reads_text
 from mcp_server_milvus.milvus.filters import both, checked_key, keys_filter, literal, portable_key, rendered
 from mcp_server_milvus.milvus.names import Name
@@ -66,10 +66,11 @@ async def search(app: App, args: SearchInput) -> SearchOutput:
     """Finds the entities nearest to a text, a vector, or another entity (exactly one of text, vector, id)."""
     if sum(given is not None for given in (args.text, args.vector, args.id)) != 1:
         raise InvalidArgument("search: give exactly one of text, vector, id")
+    if args.offset + args.limit > MAX_WINDOW:
+        raise InvalidArgument(f"offset + limit is {args.offset + args.limit}; at most {MAX_WINDOW} are possible")
     matching = rendered(args.filter, args.filter_params)
 
     async def read(client: "Client", schema: "CollectionSchema") -> SearchOutput:
-        _check_window(client, args)
         target = await _target(client, schema, args)
         found = await client.search_nearest(
             args.collection_name,
@@ -198,12 +199,6 @@ def _grouping(client: "Client", schema: "CollectionSchema", args: SearchInput) -
         return {"group_by_field": args.group_by_field}
     client.backend.require(Feature.GROUP_SIZE, where="group_size", instead="leave it out")
     return {"group_by_field": args.group_by_field, "group_size": args.group_size}
-
-
-def _check_window(client: "Client", args: SearchInput) -> None:
-    window = client.backend.max_window
-    if window and args.offset + args.limit > window:
-        raise InvalidArgument(f"offset + limit is {args.offset + args.limit}; {client.backend} allows {window}")
 
 
 def _output(app: App, schema: "CollectionSchema", args: SearchInput, target: _Target, found: Any) -> SearchOutput:

@@ -93,7 +93,7 @@ async def test_an_index_is_built_without_pymilvus_s_half_second(server: Agent, r
 
 async def test_a_read_sees_what_was_written_deleted_and_upserted_before_it(server: Agent) -> None:
     await server.call("create_collection", collection_name="qk_session", dimension=2)
-    for number in range(10):
+    for number in range(3):
         entity = {"id": number, "vector": [1, number], "state": "new"}
         await server.call("insert", collection_name="qk_session", data=[entity])
         assert (await server.call("count", collection_name="qk_session", filter=f"id == {number}"))["count"] == 1

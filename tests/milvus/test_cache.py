@@ -1,4 +1,4 @@
-"""How often a schema is asked for, and who notices when it is another one. Counted on the wire, before a real engine."""
+"""How often a schema is asked for, counted on the wire to a real engine, and who notices when it is another one."""
 
 from collections.abc import AsyncGenerator
 
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def watched(lite: Agent, wire: Wire) -> AsyncGenerator[Agent]:
     """A server that knows no schema yet and whose every request is counted."""
+    assert not wire.sent
     async with agent(data_dir=lite.app.settings.data_dir) as each:
         await each.call("list_databases")
         yield each
@@ -235,7 +236,7 @@ async def engine_of(server: Agent) -> str:
     return await server.app.clients._engine.address()
 
 
-async def made_anew(  # noqa: PLR0913  # what differs between two collections of one name
+async def made_anew(
     client: AsyncMilvusClient,
     name: str,
     key_type: DataType,
