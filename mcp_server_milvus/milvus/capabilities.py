@@ -5,10 +5,12 @@ release notes of Milvus and from pymilvus's source, and unverified.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from mcp_server_milvus.errors import NotSupported
+from mcp_server_milvus.errors import InvalidArgument, NotSupported
 from mcp_server_milvus.vocabulary import DataType, FunctionType
 
 Version = tuple[int, int, int]
@@ -98,6 +100,14 @@ LITE_DENSE_INDEXES = ("AUTOINDEX", "FLAT", "BRUTE_FORCE", "HNSW", "HNSW_SQ", "IV
 LITE_SPARSE_INDEXES = ("AUTOINDEX", "SPARSE_INVERTED_INDEX")
 LITE_SCALAR_INDEXES = ("AUTOINDEX", "INVERTED")
 LITE_ANALYZERS = ("standard", "jieba")
+LITE_PARAM_RANGES = {
+    "M": (2, 2_048),
+    "efConstruction": (1, 65_536),
+    "nlist": (1, 65_536),
+    "ef": (1, 65_536),
+    "nprobe": (1, 65_536),
+}
+"""Milvus's own ranges, where it has one. Milvus Lite takes any value, and fails for lack of memory when it needs it."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +171,17 @@ class Backend:
         if not self.has(feature):
             since = "" if self.is_lite else f" (needs Milvus {'.'.join(map(str, FEATURE_SINCE[feature]))} or newer)"
             raise NotSupported(f"{where}: {feature} are not supported by {self}{since}", hint=instead)
+
+    def check_params(self, params: Mapping[str, Any]) -> None:
+        """Nothing, if the parameters of an index or a search are within their ranges, or the server checks them itself.
+
+        Raises:
+            InvalidArgument: one is not; the message gives its range.
+        """
+        for name, (least, most) in LITE_PARAM_RANGES.items() if self.is_lite else ():
+            value = params.get(name, least)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise InvalidArgument(f"params: {name} is {value!r}; it is a whole number from {least} to {most}")
 
     def index_types(self, kind: DataType) -> tuple[str, ...] | None:
         """The index types that work on a field of this type, or None where the server itself checks them well.

@@ -46,7 +46,7 @@ def completed_index(schema: CollectionSchema, index: Index, backend: Backend) ->
 
     Raises:
         NotFound: there is no such field.
-        InvalidArgument: the metric does not fit the field.
+        InvalidArgument: the metric does not fit the field, or a parameter is out of range.
         NotSupported: the backend cannot build or load an index of this type.
     """
     each = schema.require(index.field_name)
@@ -57,6 +57,7 @@ def completed_index(schema: CollectionSchema, index: Index, backend: Backend) ->
             f"{backend} cannot load an index of type {index.index_type} on {each}; it can: {', '.join(allowed)}",
             hint="AUTOINDEX chooses one",
         )
+    backend.check_params(index.params)
     if index.index_type == "AUTOINDEX":
         index = replace(index, index_type=_chosen_type(each, backend))
     return (
@@ -237,7 +238,7 @@ def _same(existing: Field | None, wanted: Field | None) -> bool:
     if existing is None or wanted is None:
         return existing is wanted
     plain: dict[str, Any] = {"description": "", "mmap_enabled": None, "analyzer_params": ""}
-    if existing.type is DataType.ARRAY and existing.max_length is None:  # so it is on Milvus Lite, whatever was asked for
+    if existing.type is DataType.ARRAY and existing.max_length is None:  # Milvus Lite does not keep this either
         plain["max_length"] = None
     return replace(existing, **plain) == replace(wanted, **plain)
 

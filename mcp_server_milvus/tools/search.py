@@ -81,7 +81,7 @@ async def search(app: App, args: SearchInput) -> SearchOutput:
             limit=args.limit,
             offset=args.offset or None,
             output_fields=schema.output_fields(args.output_fields),
-            search_params={"params": _params(args, target)},
+            search_params={"params": _params(client, args, target)},
             partition_names=args.partition_names,
             consistency_level=args.consistency_level,
             **_grouping(client, schema, args),
@@ -176,8 +176,9 @@ async def _stored(client: "Client", schema: "CollectionSchema", args: SearchInpu
     return cast("list[Any]", value)[0] if field.type in BYTE_VECTORS and isinstance(value, list) else value
 
 
-def _params(args: SearchInput, target: _Target) -> dict[str, Any]:
+def _params(client: "Client", args: SearchInput, target: _Target) -> dict[str, Any]:
     params = dict(args.params)
+    client.backend.check_params(params)
     if params.pop("metric_type", target.metric_type) != target.metric_type:
         raise InvalidArgument(f"params: metric_type must be that of the index, {target.metric_type}; leave it out")
     if args.range_filter is not None and args.radius is None:
