@@ -163,7 +163,7 @@ async def test_a_crash_says_nothing_of_itself_to_the_caller_and_all_to_the_log(
 ) -> None:
     result = await client.call_tool("crash", {})
     error = error_of(result)
-    assert (error["code"], error["retriable"]) == ("internal", False)
+    assert (error["code"], error["message"]) == ("internal", "crash: a fault of this server")
     for word in (*SECRET.split(), "RuntimeError", "Traceback"):
         assert word not in result.model_dump_json()
     assert SECRET in caplog.text

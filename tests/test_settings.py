@@ -226,6 +226,12 @@ def test_secrets_are_in_no_error(wrong: dict[str, Any]) -> None:
     assert refused.value.__cause__ is None
 
 
+def test_secrets_are_not_in_what_pydantic_says_either() -> None:
+    with pytest.raises(ValidationError) as refused:
+        Settings.model_validate({"token": [SECRET], "uri": f"tcp://root:{SECRET}@host:1"})
+    assert SECRET not in str(refused.value)
+
+
 def test_credentials_inside_the_uri_become_the_token() -> None:
     settings = load_settings({"uri": "https://root:p%40ss@milvus.example:19530/path"})
     assert settings.uri == "https://milvus.example:19530/path"

@@ -225,6 +225,9 @@ def build_server(database: Any, calls: ThreadPoolExecutor) -> Any:
         ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
         ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
         ("grpc.so_reuseport", 0),
+        # pymilvus pings every 10 s; a server that finds this too often ends the connection.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
     ]
     server = grpc.server(calls, options=options)
     generated: Any = milvus_pb2_grpc

@@ -182,7 +182,10 @@ def _float32(number: float) -> float:
 
 def _shortened(value: Any, size: int) -> Any:
     if isinstance(value, str):
-        kept = value.encode()[: max(size - 8, 0)].decode(errors="ignore")
+        room = max(size - 8, 0)
+        kept = value[:room]
+        while (used := json_size(kept) - 2) > room:  # other than ASCII, and what JSON escapes, take more than one byte
+            kept = kept[: len(kept) * room // used]
         return kept + "…"
     if isinstance(value, list | dict):
         return f"<{len(cast('Sequence[Any]', value))} values left out>"

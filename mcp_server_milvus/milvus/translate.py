@@ -50,7 +50,7 @@ OUTCOME_UNKNOWN = Rule(
 
 PHRASES: tuple[tuple[str, Rule], ...] = (
     (
-        r"cannot parse expression|parse expression|invalid expression|unknown escape sequence|\bat column \d+\n",
+        r"cannot parse expression|create expr plan|parse expression|invalid expression|unknown escape sequence|\bat column \d+\n",
         BAD_FILTER,
     ),
     (r"^unknown field|unknown column|field .* not exist.*expression", BAD_FILTER),
@@ -229,7 +229,8 @@ NOISE = (
     r"\b\d{1,3}(\.\d{1,3}){3}(:\d+)?\b",
     r"\b[\w.-]+:\d{4,5}\b",
     r"(/[\w.@-]+){3,}(:\d+)?",
-    r"stack trace:.*",
+    r"ipv6:\S+",
+    r"(stack trace:|Traceback \(most recent call last\)).*",
 )
 """Wrappers of an inner message, addresses and source paths: nothing that a caller can use."""
 

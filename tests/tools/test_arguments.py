@@ -22,7 +22,21 @@ OTHER_ARGUMENTS: dict[str, dict[str, Any]] = {
 """What a tool needs beside collection_name."""
 
 ABOUT_ONE_COLLECTION = [tool.name for tool in TOOLS if tool.name not in {"list_databases", "list_collections"}]
-NO_NAMES = ["../x", "../databases/x/collections/victim", "a/b", "", " ", "a b", "1a", "a-b", "a" * 256, "a\n", "é", ".", "x\0"]
+NO_NAMES = [
+    "../x",
+    "../databases/x/collections/victim",
+    "a/b",
+    "",
+    " ",
+    "a b",
+    "1a",
+    "a-b",
+    "a" * 256,
+    "a\n",
+    "é",
+    ".",
+    "x\0",
+]
 
 
 def arguments_of(tool: str, collection_name: str, **more: Any) -> dict[str, Any]:

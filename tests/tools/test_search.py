@@ -60,9 +60,7 @@ async def docs(agent: Agent) -> str:
             {"name": "sparse", "type": "SPARSE_FLOAT_VECTOR"},
             {"name": "dense", "type": "FLOAT_VECTOR", "dim": 2},
         ],
-        functions=[
-            {"name": "bm25", "type": "BM25", "input_field_names": ["body"], "output_field_names": ["sparse"]}
-        ],
+        functions=[{"name": "bm25", "type": "BM25", "input_field_names": ["body"], "output_field_names": ["sparse"]}],
     )
     data = [{"id": number, "body": text, "dense": [number, 1]} for number, text in enumerate(TEXTS)]
     await agent.call("insert", collection_name="docs", data=data)
