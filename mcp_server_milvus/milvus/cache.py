@@ -55,6 +55,11 @@ class SchemaCache:
         self._clients = clients
         self._ttl = ttl
         self._entries: dict[tuple[str, str], _Entry] = {}
+        self._creating: dict[tuple[str, str], anyio.Lock] = {}
+
+    def creating(self, db_name: str, collection_name: str) -> anyio.Lock:
+        """What a call holds while it looks for a collection and creates it: two at once would both create it."""
+        return self._creating.setdefault((db_name, collection_name), anyio.Lock())
 
     async def get(self, db_name: str, collection_name: str) -> CollectionSchema:
         """The schema, from the cache while it is fresh; callers that wait share one request.

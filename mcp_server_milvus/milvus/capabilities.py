@@ -37,7 +37,7 @@ MAX_WINDOW = 16_384
 allocates 16 bytes for each: an offset of a thousand million ended the machine's memory."""
 
 TYPE_SINCE: dict[DataType, Version] = {
-    DataType.FLOAT16_VECTOR: (2, 3, 0),
+    DataType.FLOAT16_VECTOR: (2, 4, 0),  # 2.3.5 takes them, and computes distances from the wrong bytes
     DataType.BFLOAT16_VECTOR: (2, 4, 0),
     DataType.SPARSE_FLOAT_VECTOR: (2, 4, 0),
     DataType.INT8_VECTOR: (2, 6, 0),
@@ -100,6 +100,14 @@ LITE_DENSE_INDEXES = ("AUTOINDEX", "FLAT", "BRUTE_FORCE", "HNSW", "HNSW_SQ", "IV
 LITE_SPARSE_INDEXES = ("AUTOINDEX", "SPARSE_INVERTED_INDEX")
 LITE_SCALAR_INDEXES = ("AUTOINDEX", "INVERTED")
 LITE_ANALYZERS = ("standard", "jieba")
+INDEX_DEFAULTS: dict[str, dict[str, int]] = {
+    "HNSW": {"M": 16, "efConstruction": 200},
+    "IVF_FLAT": {"nlist": 128},
+    "IVF_SQ8": {"nlist": 128},
+    "BIN_IVF_FLAT": {"nlist": 128},
+}
+"""Source: the defaults in Milvus's documentation of its indexes, from 2.4 on."""
+
 LITE_PARAM_RANGES = {
     "M": (2, 2_048),
     "efConstruction": (1, 65_536),
@@ -147,6 +155,10 @@ class Backend:
             for kind in FunctionType
             if (kind in LITE_FUNCTIONS if self.is_lite else self.version >= FUNCTION_SINCE[kind])
         )
+
+    def index_defaults(self, index_type: str) -> Mapping[str, int]:
+        """The parameters that an index of this type must have and that a server of this version does not add itself."""
+        return {} if self.is_lite or self.version >= (2, 4, 0) else INDEX_DEFAULTS.get(index_type, {})
 
     @property
     def keeps_duplicate_keys(self) -> bool:

@@ -60,6 +60,7 @@ def completed_index(schema: CollectionSchema, index: Index, backend: Backend) ->
     backend.check_params(index.params)
     if index.index_type == "AUTOINDEX":
         index = replace(index, index_type=_chosen_type(each, backend))
+    index = replace(index, params={**backend.index_defaults(index.index_type), **index.params})
     return (
         replace(index, metric_type=_metric(schema, each, index.metric_type))
         if each.type.is_vector

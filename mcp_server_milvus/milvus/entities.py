@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from mcp_server_milvus.errors import InvalidArgument
+from mcp_server_milvus.milvus.filters import KEY_RANGE
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.settings import nearest
 from mcp_server_milvus.vocabulary import DataType, FunctionType
@@ -119,12 +120,18 @@ def _problems(schema: CollectionSchema, entity: Entity, *, keys_required: bool) 
         elif value is None:
             if not field.nullable and field.default_value is None:
                 yield f"field {name!r} is null; expected {field}, which is not nullable"
-        elif problem := value_problem(field, value):
+        elif problem := value_problem(field, value) or _key_problem(field, value):
             yield f"field {name!r}: {problem}; expected {field}"
     for field in schema.fields:
         missing = field.name not in entity
         if missing and (not field.may_be_absent or (keys_required and field.is_primary)):
             yield f"field {field.name!r} is missing; expected {field}"
+
+
+def _key_problem(field: Field, value: Any) -> str:
+    if not (field.is_primary and field.type.is_integer) or KEY_RANGE[0] <= int(value) <= KEY_RANGE[1]:
+        return ""
+    return f"{value} is outside the range of keys"
 
 
 def _dynamic_problems(schema: CollectionSchema, dynamic: Entity) -> Iterator[str]:

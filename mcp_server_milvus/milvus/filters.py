@@ -18,6 +18,9 @@ SAFE_INTEGER = 2**53 - 1
 LITERAL_RANGE = (-(2**63) + 1, 2**63 - 1)
 """Integers that a filter can hold: Milvus reads the sign apart from the digits, so -2^63 has no literal."""
 
+KEY_RANGE = (LITERAL_RANGE[0], LITERAL_RANGE[1] - 1)
+"""Integers that can be primary keys. Milvus 2.3.5 takes the largest INT64 as a key and never finds it again."""
+
 ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 """The escapes that both backends read. Every other character stands for itself: Milvus Lite knows no `\\u`."""
 
@@ -89,7 +92,7 @@ def checked_key(primary_key: Field, key: int | str) -> int | str:
             f"key {key} is beyond 2^53, where JSON readers round numbers: it may not be the key that was meant",
             hint=f'give it as a string: "{key}", with the digits that a result showed',
         )
-    if not LITERAL_RANGE[0] <= key <= LITERAL_RANGE[1]:
+    if not KEY_RANGE[0] <= key <= KEY_RANGE[1]:
         raise InvalidArgument(f"key {key} is outside the range of keys; the primary key is {primary_key}")
     return key
 

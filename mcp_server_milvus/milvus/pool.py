@@ -25,6 +25,7 @@ class _Connection:
     """A client and how many calls use it now; a retired one is closed when the last of them ends."""
 
     client: "Client"
+    uri: str
     borrowers: int = 0
     retired: bool = False
 
@@ -107,17 +108,23 @@ class ClientPool:
 
     async def _connected(self, db_name: str) -> _Connection:
         async with self._connecting.setdefault(db_name, anyio.Lock()):
-            if db_name not in self._connections:
+            uri = await self._engine.address() if self._engine else self._settings.uri
+            connection = self._connections.get(db_name)
+            if connection and connection.uri != uri:
+                self._retire(db_name, connection)  # the engine died, and this is the next one's address
+                await _close_unused(connection)
+                connection = None
+            if connection is None:
                 await self.warm_up()
-                self._connections[db_name] = _Connection(await self._connect(db_name))
-            return self._connections[db_name]
+                connection = self._connections[db_name] = _Connection(await self._connect(uri, db_name), uri)
+            return connection
 
-    async def _connect(self, db_name: str) -> "Client":
+    async def _connect(self, uri: str, db_name: str) -> "Client":
         from mcp_server_milvus.milvus import quirks
 
         quirks.quiet_pymilvus()
         return await quirks.connect(
-            await self._engine.address() if self._engine else self._settings.uri,
+            uri,
             credentials=self._settings.credentials,
             db_name=db_name,
             last_writes=self._last_writes.setdefault(db_name, {}),

@@ -9,19 +9,24 @@ Each fault was seen with pymilvus 3.0.2, Milvus Lite 3.2.2 and Milvus 2.3.5, and
   against an outdated schema crashes a 2.3.5 server (a column of another type).
 - the switch that pages a query in primary-key order drops the consistency level; without it Milvus Lite skips entities.
 - a failing call is repeated 75 times, and every failure logs a traceback.
+- a cancelled call raises a CancelledError that anyio does not recognise.
+- Milvus Lite drops every index of the collection when one is dropped by its name.
+- Milvus Lite finds nothing in a partition that does not exist, and calls that a result.
 - channels are shared by address and token, whatever their other options are.
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pymilvus has no types; what leaves this file has.
 
+import asyncio
 import copy
 import functools
 import inspect
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, cast
 
+import anyio.lowlevel
 import anyio.to_thread
 from pymilvus import AsyncMilvusClient
 from pymilvus import DataType as MilvusType
@@ -34,6 +39,7 @@ from pymilvus.client.utils import check_status
 from pymilvus.exceptions import DescribeCollectionException
 from pymilvus.grpc_gen import common_pb2
 
+from mcp_server_milvus.errors import NotFound
 from mcp_server_milvus.milvus.cache import StaleSchema
 from mcp_server_milvus.milvus.capabilities import Backend
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field, Index, parse_index, parse_schema
@@ -98,12 +104,12 @@ class Client(AsyncMilvusClient):
     last_writes: MutableMapping[str, int]
 
     async def _get_connection(self) -> Any:
-        return _FewRetries(await super()._get_connection())
+        return _Handler(await _cancellable(super()._get_connection()))
 
     async def _stub(self) -> tuple[Any, Any]:
         """The gRPC stub and the metadata (the database) of a call on it."""
-        handler: Any = await super()._get_connection()
-        return handler._async_stub, self._generate_call_context().to_grpc_metadata()
+        handler: Any = await _cancellable(super()._get_connection())
+        return _Stub(handler._async_stub), self._generate_call_context().to_grpc_metadata()
 
     async def describe(self, collection_name: str) -> CollectionSchema:
         """The schema with its functions and indexes, as it is now."""
@@ -134,6 +140,7 @@ class Client(AsyncMilvusClient):
         Raises:
             StaleSchema: the collection is another one than the schema describes; nothing was written.
         """
+        await self.require_partitions(collection_name, [partition_name] if partition_name else None)
         prepare = functools.partial(Prepare.row_insert_param, collection_name, entities, partition_name)
         return await self._write("Insert", collection_name, prepare, schema)
 
@@ -141,6 +148,7 @@ class Client(AsyncMilvusClient):
         self, collection_name: str, entities: list[dict[str, Any]], schema: CollectionSchema, partition_name: str
     ) -> Any:
         """Upserts whole entities, as `insert_entities` inserts."""
+        await self.require_partitions(collection_name, [partition_name] if partition_name else None)
         prepare = functools.partial(Prepare.row_upsert_param, collection_name, entities, partition_name)
         return await self._write("Upsert", collection_name, prepare, schema)
 
@@ -201,6 +209,7 @@ class Client(AsyncMilvusClient):
         consistency_level: ConsistencyLevel | None = None,
     ) -> list[dict[str, Any]]:
         """The entities that a filter matches, in no order, seeing every write of this process."""
+        await self.require_partitions(collection_name, partition_names)
         rows = await self.query(
             collection_name,
             matching,
@@ -217,16 +226,19 @@ class Client(AsyncMilvusClient):
         schema: CollectionSchema,
         *,
         limit: int,
+        partition_names: list[str] | None,
         consistency_level: ConsistencyLevel | None,
         **arguments: Any,
     ) -> list[dict[str, Any]]:
         """The matching entities with the smallest primary keys, in the order of their keys."""
-        handler: Any = copy.copy(await super()._get_connection())
+        await self.require_partitions(collection_name, partition_names)
+        handler: Any = copy.copy(await _cancellable(super()._get_connection()))
         handler._async_stub = _InKeyOrder(handler._async_stub)
-        rows = await _FewRetries(handler).query(
+        rows = await _Handler(handler).query(
             collection_name,
             matching,
             limit=limit,
+            partition_names=partition_names,
             reduce_stop_for_best=True,
             context=self._generate_call_context(),
             **self._consistency(schema, consistency_level),
@@ -240,15 +252,34 @@ class Client(AsyncMilvusClient):
         data: Any,
         schema: CollectionSchema,
         *,
+        partition_names: list[str] | None,
         consistency_level: ConsistencyLevel | None,
         **arguments: Any,
     ) -> list[Any]:
-        """Pymilvus's hits for one vector or text, best first, seeing every write of this process."""
+        """The hits for one vector or text, best first, seeing every write of this process."""
+        await self.require_partitions(collection_name, partition_names)
         described = {"schema": dict(schema.described)}
         found = await self.search(
-            collection_name, [data], **arguments, **described, **self._consistency(schema, consistency_level)
+            collection_name,
+            [data],
+            partition_names=partition_names,
+            **arguments,
+            **described,
+            **self._consistency(schema, consistency_level),
         )
         return list(found[0])
+
+    async def require_partitions(self, collection_name: str, names: Sequence[str] | None) -> None:
+        """Nothing, if the collection has partitions of these names, or the server itself refuses those that it has not.
+
+        Raises:
+            NotFound: it has not.
+        """
+        if not names or not self.backend.is_lite:
+            return
+        there = await self.list_partitions(collection_name)
+        if missing := [name for name in names if name not in there]:
+            raise NotFound(f"{collection_name} has no partition {missing[0]!r}; partitions: {', '.join(there)}")
 
     def _consistency(self, schema: CollectionSchema, asked: ConsistencyLevel | None) -> dict[str, Any]:
         """The arguments that make a read see every write of this process, or what the caller asked for."""
@@ -309,6 +340,12 @@ class Client(AsyncMilvusClient):
         """Whether the collection is loaded."""
         return (await self.get_load_state(collection_name))["state"].name == "Loaded"
 
+    async def drop_one_index(self, collection_name: str, index: Index) -> None:
+        """Drops this index and no other."""
+        handler = await self._get_connection()
+        context = self._generate_call_context()
+        await handler.drop_index(collection_name, index.field_name, index.index_name, context=context)
+
     async def start_loading(self, collection_name: str) -> None:
         """Starts loading a collection and returns at once."""
         stub, metadata = await self._stub()
@@ -368,8 +405,28 @@ def _field_options(wanted: Field) -> dict[str, Any]:
     return options
 
 
-class _FewRetries:
-    """A handler whose calls are repeated `READ_RETRIES` times at most."""
+async def _cancellable(call: Awaitable[Any]) -> Any:
+    """The result of a gRPC call, which deadlines end.
+
+    gRPC raises a CancelledError of its own, which anyio does not take for the one that it sent: a deadline would pass
+    unnoticed, and a request that its client cancels would end the session.
+    """
+    try:
+        return await call
+    except asyncio.CancelledError:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        raise
+
+
+def _made_cancellable(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def cancellable(*args: Any, **options: Any) -> Any:
+        return await _cancellable(call(*args, **options))
+
+    return cancellable
+
+
+class _Handler:
+    """A handler whose calls can be cancelled and are repeated `READ_RETRIES` times at most."""
 
     def __init__(self, handler: Any) -> None:
         self._handler = handler
@@ -378,7 +435,17 @@ class _FewRetries:
         attribute = getattr(self._handler, name)
         if name.startswith("_") or not inspect.iscoroutinefunction(attribute):
             return attribute
-        return functools.partial(attribute, retry_times=READ_RETRIES)
+        return _made_cancellable(functools.partial(attribute, retry_times=READ_RETRIES))
+
+
+class _Stub:
+    """A stub whose calls can be cancelled."""
+
+    def __init__(self, stub: Any) -> None:
+        self._stub = stub
+
+    def __getattr__(self, name: str) -> Any:
+        return _made_cancellable(getattr(self._stub, name))
 
 
 class _InKeyOrder:

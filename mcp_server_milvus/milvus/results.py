@@ -21,7 +21,7 @@ TRIMMED_LENGTH = 1_000
 ENVELOPE_BYTES = 512
 """What a result needs besides its entities."""
 
-SECRET_KEY = re.compile(r"api_?key|token|secret|passw|credential|access_?key|private_?key", re.IGNORECASE)
+SECRET_KEY = re.compile(r"(api|access|private)[_-]?key|token|secret|passw|credential", re.IGNORECASE)
 SCORE_DIGITS = 6
 
 
@@ -152,6 +152,8 @@ def decode_cursor(cursor: str, fingerprint: str) -> int | str:
 
 
 def _masked_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_masked_value(item) for item in cast("list[Any]", value)]
     return masked(cast("dict[str, Any]", value)) if isinstance(value, dict) else value
 
 

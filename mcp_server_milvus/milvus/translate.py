@@ -50,7 +50,7 @@ OUTCOME_UNKNOWN = Rule(
 
 PHRASES: tuple[tuple[str, Rule], ...] = (
     (
-        r"cannot parse expression|create expr plan|parse expression|invalid expression|unknown escape sequence|\bat column \d+\n",
+        r"parse expression|create expr plan|invalid expression|unknown escape sequence|\bat column \d+\n",
         BAD_FILTER,
     ),
     (r"^unknown field|unknown column|field .* not exist.*expression", BAD_FILTER),
@@ -61,6 +61,7 @@ PHRASES: tuple[tuple[str, Rule], ...] = (
     (r"partition.*(not found|does not exist)", Rule(NotFound, "describe_collection shows the partitions")),
     (r"index.*(not found|not exist)|there is no vector index", Rule(Conflict, "call build_index first")),
     (r"already exists?|duplicate", Rule(AlreadyExists)),
+    (r"out of range|invalid index type|invalid parameter", Rule(InvalidArgument)),
     (
         r"denied|privilege|not authorized|unauthenticated|auth check failure",
         Rule(Denied, "the Milvus account lacks the right"),

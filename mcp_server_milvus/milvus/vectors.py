@@ -22,7 +22,7 @@ def vector_bytes(kind: DataType, numbers: list[Any]) -> bytes:
 
 def vector_numbers(kind: DataType, stored: Any) -> list[Any]:
     """The numbers of a stored vector: bits for BINARY, else the shortest decimals that mean the same number."""
-    values = list(stored)
+    values = [stored] if isinstance(stored, bytes) else list(stored)  # a hit holds the bytes, a queried entity a list
     numbers = _unpacked(kind, values[0]) if values and isinstance(values[0], bytes) else values
     if kind in {DataType.BINARY_VECTOR, DataType.INT8_VECTOR}:
         return [int(number) for number in numbers]

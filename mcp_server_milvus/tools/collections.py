@@ -214,14 +214,15 @@ async def create_collection(app: App, args: CreateCollectionInput) -> CreateColl
     backend = await app.clients.backend(db_name)
     wanted = completed(_wanted(args), backend)
     require_supported(wanted, backend)
-    existing = await app.schemas.find(db_name, args.collection_name)
-    if existing:
-        require_same(wanted, existing)
-    async with app.clients.client(db_name, seconds=app.settings.build_timeout) as client:
-        if not existing:
-            await _create(app, client, wanted, args.num_partitions)
-        loaded = await client.is_loaded(args.collection_name)
-    schema = await app.schemas.refresh(db_name, args.collection_name)
+    async with app.schemas.creating(db_name, args.collection_name):
+        existing = await app.schemas.find(db_name, args.collection_name)
+        if existing:
+            require_same(wanted, existing)
+        async with app.clients.client(db_name, seconds=app.settings.build_timeout) as client:
+            if not existing:
+                await _create(app, client, wanted, args.num_partitions)
+            loaded = await client.is_loaded(args.collection_name)
+        schema = await app.schemas.refresh(db_name, args.collection_name)
     return CreateCollectionOutput(
         created=existing is None,
         collection_name=schema.name,
@@ -296,9 +297,7 @@ async def _look_up(
 async def _create(app: App, client: "Client", wanted: CollectionSchema, num_partitions: int | None) -> None:
     """Whatever fails after the creation, cancellation too, takes the collection away again."""
     async with AsyncExitStack() as undo:
-        with anyio.fail_after(
-            app.settings.timeout, shield=True
-        ):  # cancelled halfway, it would stay without being known
+        with anyio.fail_after(app.settings.timeout, shield=True):  # cancelled halfway, it would stay unknown to us
             await client.create_as(wanted, num_partitions=num_partitions)
         undo.push_async_callback(_shielded_drop, client, wanted.name, app.settings.timeout)
         for index in wanted.indexes:

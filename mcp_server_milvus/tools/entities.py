@@ -8,7 +8,7 @@ import anyio.to_thread
 from pydantic import Field
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.errors import InvalidArgument, NotFound
+from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.milvus.entities import as_entities, checked_entities
 from mcp_server_milvus.milvus.filters import after_key, any_key, both, checked_key, keys_filter, portable_key, rendered
 from mcp_server_milvus.milvus.names import Name
@@ -292,8 +292,6 @@ async def _delete_in_partition(
     client: "Client", schema: CollectionSchema, collection_name: str, matching: str, partition_name: str
 ) -> int:
     """Milvus Lite deletes what matches in any partition, so the keys are read from this one first."""
-    if partition_name not in await client.list_partitions(collection_name):
-        raise NotFound(f"{collection_name} has no partition {partition_name!r}", hint="describe_collection shows them")
     key = schema.primary_key.name
     rows = await client.read_matching(
         collection_name, matching, schema, output_fields=[key], partition_names=[partition_name]

@@ -91,7 +91,7 @@ async def _rebuild(app: App, client: "Client", collection_name: str, old: Index,
         if was_loaded:
             await client.release_collection(collection_name)
             undo.push_async_callback(_shielded_load, app, client, collection_name)
-        await client.drop_index(collection_name, old.index_name)
+        await client.drop_one_index(collection_name, old)
         undo.push_async_callback(_shielded_build, app, client, collection_name, old)
         built = await _build(app, client, collection_name, new)
         undo.pop_all()
@@ -104,7 +104,7 @@ async def _shielded_build(app: App, client: "Client", collection_name: str, inde
     with anyio.move_on_after(app.settings.build_timeout, shield=True):
         for failed in await client.describe_indexes(collection_name):
             if failed.field_name == index.field_name:
-                await client.drop_index(collection_name, failed.index_name)
+                await client.drop_one_index(collection_name, failed)
         await _build(app, client, collection_name, index)
 
 

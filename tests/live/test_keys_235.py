@@ -4,15 +4,18 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymilvus import AsyncMilvusClient
 
-from mcp_server_milvus.milvus.filters import LITERAL_RANGE, portable_key
+from mcp_server_milvus.milvus.filters import KEY_RANGE, portable_key
 from tests.milvus.conftest import Agent, agent
-from tests.milvus.test_filters import FLOATS, HOSTILE, HOSTILE_KEYS, INTEGERS, TEXT, WITH_AN_ENGINE
+from tests.milvus.test_filters import FLOATS, HOSTILE, HOSTILE_KEYS, INTEGERS, KEYS, TEXT, WITH_AN_ENGINE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
+FEW = settings(WITH_AN_ENGINE, max_examples=6)
+OTHER = {"text": "", "whole": 0, "real": 0.5, "flag": False}
 EACH = ["text", "whole", "real", "flag"]
 
 
@@ -36,7 +39,7 @@ async def keyed(milvus_235: str) -> AsyncGenerator[Agent]:
 
 
 @given(keys=st.lists(TEXT, min_size=2, max_size=8, unique=True))
-@WITH_AN_ENGINE
+@FEW
 async def test_text_keys_get_and_delete_exactly_their_entities(keyed: Agent, keys: list[str]) -> None:
     await exactly_their_entities(keyed, "ks_keys", keys)
 
@@ -46,18 +49,18 @@ async def test_hostile_keys_get_and_delete_exactly_their_entities(keyed: Agent) 
     await exactly_their_entities(keyed, "ks_keys", HOSTILE)
 
 
-@given(keys=st.lists(INTEGERS, min_size=2, max_size=8, unique=True))
-@WITH_AN_ENGINE
+@given(keys=st.lists(KEYS, min_size=2, max_size=8, unique=True))
+@FEW
 async def test_integer_keys_get_and_delete_exactly_their_entities(keyed: Agent, keys: list[int]) -> None:
     await exactly_their_entities(keyed, "ks_numbers", [portable_key(key) for key in keys])
 
 
 async def test_the_largest_and_smallest_keys_are_keys(keyed: Agent) -> None:
-    await exactly_their_entities(keyed, "ks_numbers", [str(border) for border in LITERAL_RANGE])
+    await exactly_their_entities(keyed, "ks_numbers", [str(border) for border in KEY_RANGE])
 
 
 @given(text=TEXT, whole=INTEGERS, real=FLOATS, flag=st.booleans())
-@WITH_AN_ENGINE
+@FEW
 async def test_a_value_finds_exactly_the_entities_that_have_it(
     keyed: Agent, text: str, whole: int, real: float, *, flag: bool
 ) -> None:
@@ -69,6 +72,16 @@ async def test_a_value_finds_exactly_the_entities_that_have_it(
         for template, param in ((f"{field} == {{v}}", values[field]), (f"{field} in {{v}}", [values[field]])):
             found = await keyed.found("ks_values", filter=template, filter_params={"v": param})
             assert [each["pk"] for each in found] == [1], (field, values[field], template)
+
+
+async def test_the_largest_integer_would_be_a_key_that_is_never_found_again(keyed: Agent, milvus_235: str) -> None:
+    largest = 2**63 - 1
+    async with AsyncMilvusClient(milvus_235, dedicated=True) as raw:
+        await raw.insert("ks_values", [{"pk": largest, "vector": [1.0, 0.0]} | OTHER])
+        assert await raw.query("ks_values", filter=f"pk == {largest}", consistency_level="Strong") == []
+
+    entity = {"pk": str(largest), "vector": [1, 0]} | OTHER
+    assert (await keyed.refused("insert", collection_name="ks_values", data=[entity]))["code"] == "invalid_argument"
 
 
 async def exactly_their_entities(server: Agent, name: str, keys: list[Any]) -> None:

@@ -114,9 +114,7 @@ async def test_100_inserts_and_100_searches_ask_for_the_schema_once(milvus_235: 
     assert wire.sent["DescribeCollection"] == 1
 
 
-async def made_anew(
-    client: AsyncMilvusClient, name: str, *, dimension: int, extra: DataType | None = None
-) -> None:
+async def made_anew(client: AsyncMilvusClient, name: str, *, dimension: int, extra: DataType | None = None) -> None:
     """Drops the collection and creates, indexes and loads another one of the name."""
     await client.drop_collection(name)
     schema = client.create_schema()

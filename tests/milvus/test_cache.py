@@ -1,6 +1,7 @@
 """How often a schema is asked for, counted on the wire to a real engine, and who notices when it is another one."""
 
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -254,7 +255,7 @@ async def made_anew(
     if extra:
         schema.add_field(extra_name, extra, max_length=100)
     await client.create_collection(name, schema=schema)
-    handler = await client._get_connection()
+    handler: Any = await client._get_connection()
     await handler._async_stub.CreateIndex(index_request(name))
     await client.load_collection(name)
 

@@ -17,6 +17,7 @@ from mcp_server_milvus.milvus.entities import (
     checked_entities,
     checked_vector,
 )
+from mcp_server_milvus.milvus.filters import KEY_RANGE
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.vocabulary import DataType
 
@@ -43,7 +44,7 @@ def test_an_object_with_a_value_that_is_no_column_is_one_entity() -> None:
 
 
 def test_columns_of_different_lengths_are_named() -> None:
-    with pytest.raises(InvalidArgument, match="'id': 2.*'vector': 1"):
+    with pytest.raises(InvalidArgument, match=r"'id': 2.*'vector': 1"):
         as_entities({"id": [1, 2], "vector": [[1, 2]]})
 
 
@@ -143,7 +144,13 @@ def test_an_upsert_says_outright_what_is_absent() -> None:
 
 
 def test_a_big_key_may_come_as_a_string() -> None:
-    assert checked(schema(), [GOOD | {"id": str(2**63 - 1)}])[0]["id"] == 2**63 - 1
+    assert checked(schema(), [GOOD | {"id": str(KEY_RANGE[1])}])[0]["id"] == KEY_RANGE[1]
+
+
+@pytest.mark.parametrize("key", [-(2**63), 2**63 - 1, str(2**63 - 1)])
+def test_a_key_that_could_never_be_read_again_is_refused(key: int | str) -> None:
+    with pytest.raises(InvalidArgument, match="range of keys"):
+        checked(schema(), [GOOD | {"id": key}])
 
 
 def test_a_vector_to_search_with_is_checked_as_one_to_store() -> None:

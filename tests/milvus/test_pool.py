@@ -352,7 +352,7 @@ async def until_it_works(server: Agent, tool: str) -> dict[str, Any]:
         assert result.structured_content is not None
         if not result.is_error:
             return result.structured_content
-        assert result.structured_content["code"] in {"milvus_unavailable", "connection_lost"}, result.structured_content
+        assert result.structured_content["code"] in {"milvus_unavailable", "partial_write"}, result.structured_content
 
 
 def connections_to(uri: str) -> int:

@@ -216,7 +216,7 @@ async def test_each_client_has_a_channel_of_its_own_with_its_own_options(lite_ur
         assert await first._get_connection() is await second._get_connection()
 
     one, two = await connected(lite_uri), await connected(lite_uri)
-    handlers = [await AsyncMilvusClient._get_connection(client) for client in (one, two)]
+    handlers: list[Any] = [await AsyncMilvusClient._get_connection(client) for client in (one, two)]
     assert handlers[0]._async_channel is not handlers[1]._async_channel
     assert handlers[0]._grpc_options == quirks.GRPC_OPTIONS
     await one.close()
@@ -427,5 +427,9 @@ def listening_ports(pid: int) -> list[str]:
     """The TCP ports on which a process listens, in the kernel's notation."""
     links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
     sockets = {found[1] for link in links if (found := re.fullmatch(r"socket:\[(\d+)\]", link))}
-    rows = [row.split() for table in ("tcp", "tcp6") for row in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]]  # noqa: E501
+    rows = [
+        row.split()
+        for table in ("tcp", "tcp6")
+        for row in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+    ]
     return [row[1] for row in rows if row[3] == "0A" and row[9] in sockets]

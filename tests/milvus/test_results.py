@@ -4,11 +4,12 @@ import base64
 import json
 import math
 import struct
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcp_server_milvus.errors import InvalidArgument
@@ -43,7 +44,7 @@ PRICE, VECTOR = FIELDS[2], FIELDS[3]
 def test_a_float32_is_shown_with_the_fewest_digits_that_are_the_same_number(number: float) -> None:
     shown = plain_value(PRICE, number)
     assert struct.pack("f", shown) == struct.pack("f", number)
-    assert len(repr(shown)) <= len(repr(float(str(np.float32(number))))) + 2
+    assert significant_digits(shown) <= max(6, significant_digits(float(str(np.float32(number)))))
 
 
 def test_a_tenth_is_a_tenth() -> None:
@@ -61,7 +62,9 @@ def test_a_double_is_shown_exactly(number: float) -> None:
 
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_an_integer_survives_a_reader_that_has_only_doubles(number: int) -> None:
-    shown = json.loads(json.dumps(plain_value(Field("n", DataType.INT64), number)), parse_int=lambda text: int(float(text)))  # noqa: E501
+    shown = json.loads(
+        json.dumps(plain_value(Field("n", DataType.INT64), number)), parse_int=lambda text: int(float(text))
+    )
     assert int(shown) == number
 
 
@@ -97,9 +100,13 @@ def test_a_packed_vector_comes_back_as_its_numbers(kind: DataType, numbers: st.S
     @given(st.lists(numbers, min_size=8, max_size=8))
     def comes_back(vector: list[float]) -> None:
         unpacked = vector_numbers(kind, [vector_bytes(kind, vector)])
-        assert [struct.pack("f", each) for each in unpacked] == [struct.pack("f", each) for each in vector] or (
-            kind is DataType.BFLOAT16_VECTOR and np.allclose(unpacked, vector, rtol=2**-8)
-        )
+        if kind is DataType.BFLOAT16_VECTOR:
+            assert np.allclose(unpacked, vector, rtol=2**-8)
+        else:
+            precision = "e" if kind is DataType.FLOAT16_VECTOR else "f"
+            assert [struct.pack(precision, each) for each in unpacked] == [
+                struct.pack(precision, each) for each in vector
+            ]
 
     comes_back()
 
@@ -158,13 +165,15 @@ def test_a_value_whose_key_looks_like_a_secret_s_is_masked_at_any_depth(key: str
 @given(st.lists(st.text(max_size=400), max_size=12), st.integers(1_024, 4_096))
 def test_a_page_never_exceeds_its_bytes(titles: list[str], max_bytes: int) -> None:
     page = Page(SCHEMA, max_bytes)
-    admitted = [page.admit({"id": number, "title": title}) for number, title in enumerate(titles)]
-    assert admitted == sorted(admitted, reverse=True)
+    admitted = list(takewhile(page.admit, ({"id": number, "title": title} for number, title in enumerate(titles))))
     assert json_size(page.entities) <= max_bytes - ENVELOPE_BYTES + 2
-    assert [entity["id"] for entity in page.entities] == list(range(sum(admitted)))
+    assert [entity["id"] for entity in page.entities] == list(range(len(admitted)))
 
 
-@given(st.text(min_size=5_000, max_size=6_000) | st.just("é" * 9_000) | st.just('"' * 9_000) | st.just("\0" * 9_000))
+@given(st.text(min_size=1, max_size=20).map(lambda text: (text * 9_000)[:9_000]))
+@example("é" * 9_000)
+@example('"' * 9_000)
+@example("\0" * 9_000)
 def test_an_entity_that_is_larger_than_the_page_is_shortened_and_said_to_be(title: str) -> None:
     page = Page(SCHEMA, 1_024, asked=frozenset({"title"}))
     assert page.admit({"id": 2**60, "title": title, "vector": [0.123456] * 4})
@@ -198,3 +207,7 @@ def test_what_surrounds_a_hit_is_counted_too() -> None:
         pass
     assert json_size(page.entities) <= 1_024 - ENVELOPE_BYTES + 2
     assert page.limits(stopped="go on") == [f"1024 bytes reached after {len(page.entities)}: go on"]
+
+
+def significant_digits(number: float) -> int:
+    return len(f"{number!r}".partition("e")[0].replace(".", "").replace("-", "").strip("0"))

@@ -15,9 +15,7 @@ from tests.milvus.conftest import Agent
 
 TRIED = "Milvus at the configured uri (http, port 19530)"
 FAILURES = [
-    each
-    for _, each in inspect.getmembers(pymilvus, inspect.isclass)
-    if issubclass(each, pymilvus.MilvusException)
+    each for _, each in inspect.getmembers(pymilvus, inspect.isclass) if issubclass(each, pymilvus.MilvusException)
 ]
 # What pymilvus raises before a request that a caller's arguments cannot cause or can mend.
 EXPECTED: dict[type[Exception], type[errors.Error]] = {
@@ -111,9 +109,19 @@ MESSAGES = [
     "fail to search on QueryNode 7: worker(7) query failed: => 10.1.2.3:21123 is not there",
     "broken at unix:/tmp/mcp-milvus-x1y2z3a4/engine.sock: socket closed",
     "broken\nstack trace: /go/src/github.com/milvus-io/milvus/pkg/tracer/stack_trace.go:51\n/usr/lib/x/y.go:3",
-    "Traceback (most recent call last):\n  File \"/home/someone/app/server.py\", line 3, in <module>\nValueError: no",
+    'Traceback (most recent call last):\n  File "/home/someone/app/server.py", line 3, in <module>\nValueError: no',
 ]
-SECRETS = ("example.com", "10.1.2.3", "2001:db8", "engine.sock", ".go:", "/home/someone", "Traceback", "/go/src", "21123")
+SECRETS = (
+    "example.com",
+    "10.1.2.3",
+    "2001:db8",
+    "engine.sock",
+    ".go:",
+    "/home/someone",
+    "Traceback",
+    "/go/src",
+    "21123",
+)
 
 
 @pytest.mark.parametrize("message", MESSAGES)

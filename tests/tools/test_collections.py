@@ -7,7 +7,7 @@ import pytest
 from mcp.types import CallToolResult
 from pymilvus import DataType, Function, FunctionType, MilvusClient
 
-from tests.agent import Agent, agent_on, keys, names
+from tests.agent import Agent, agent_on, collections_in, keys, names
 
 pytestmark = pytest.mark.anyio
 
@@ -349,7 +349,7 @@ async def test_a_creation_cancelled_at_any_moment_leaves_a_whole_collection_or_n
     lite: str, another_program: MilvusClient, collection: str
 ) -> None:
     def is_whole_or_absent(name: str) -> bool:
-        if not another_program.has_collection(name):
+        if name not in collections_in(another_program):
             return True
         loaded = another_program.get_load_state(name)["state"].name == "Loaded"
         return loaded and another_program.list_indexes(name) == ["vector"]

@@ -4,7 +4,7 @@ from typing import Any
 
 import anyio
 import pytest
-from pymilvus import MilvusClient
+from pymilvus import DataType, MilvusClient
 
 from tests.agent import Agent, agent_on, keys, structured
 
@@ -482,7 +482,8 @@ async def test_a_write_that_fails_halfway_says_exactly_which_entities_are_in(
 
     async def take_the_alias_away(progress: float, total: float | None, message: str | None) -> None:
         del total, message
-        if progress >= 1000 and another_program.list_aliases(quick)["aliases"]:
+        listed: Any = another_program.list_aliases(quick)
+        if progress >= 1000 and listed["aliases"]:
             another_program.drop_alias(alias)
 
     data = [{"id": n, "vector": [n, 1]} for n in range(12_000)]
@@ -564,9 +565,9 @@ async def test_another_program_s_new_collection_of_that_name_is_noticed_before_a
     await agent.call("insert", collection_name=quick, data=[{"id": 1, "vector": [0, 1]}])
     another_program.drop_collection(quick)
     schema = another_program.create_schema(enable_dynamic_field=True)
-    schema.add_field("number", 5, is_primary=True)
-    schema.add_field("id", 21, max_length=10)
-    schema.add_field("vector", 101, dim=2)
+    schema.add_field("number", DataType.INT64, is_primary=True)
+    schema.add_field("id", DataType.VARCHAR, max_length=10)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
     another_program.create_collection(quick, schema=schema)
     another_program.insert(quick, [{"number": 1, "id": "1", "vector": [0, 1]}])
     error = await agent.fails("delete", collection_name=quick, ids=[1])

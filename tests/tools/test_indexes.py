@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from pymilvus import MilvusClient
+from pymilvus import DataType, MilvusClient
 
 from tests.agent import Agent, keys
 
@@ -115,8 +115,8 @@ async def test_an_index_of_a_foreign_collection_is_built_and_then_it_can_be_sear
     agent: Agent, another_program: MilvusClient, collection: str
 ) -> None:
     schema = another_program.create_schema()
-    schema.add_field("id", 5, is_primary=True)
-    schema.add_field("vector", 101, dim=2)
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
     another_program.create_collection(collection, schema=schema)
     error = await agent.fails("search", collection_name=collection, vector=[0, 1])
     assert error["code"] == "conflict"
