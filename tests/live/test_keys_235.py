@@ -12,7 +12,7 @@ from mcp_server_milvus.milvus.filters import KEY_RANGE, portable_key
 from tests.milvus.conftest import Agent, agent
 from tests.milvus.test_filters import FLOATS, HOSTILE, HOSTILE_KEYS, INTEGERS, KEYS, TEXT, WITH_AN_ENGINE
 
-pytestmark = [pytest.mark.anyio, pytest.mark.live]
+pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live")]
 
 FEW = settings(WITH_AN_ENGINE, max_examples=6)
 OTHER = {"text": "", "whole": 0, "real": 0.5, "flag": False}

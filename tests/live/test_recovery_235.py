@@ -13,7 +13,7 @@ from mcp_server_milvus.errors import Denied
 from tests.live.conftest import RealMilvus
 from tests.milvus.conftest import agent
 
-pytestmark = [pytest.mark.anyio, pytest.mark.live]
+pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live")]
 
 
 async def test_killed_frozen_and_back_it_is_waited_for_no_longer_than_asked(mortal_milvus_235: RealMilvus) -> None:
