@@ -59,14 +59,26 @@ class App:
         Raises:
             NotLoaded: the collection is not loaded and the settings forbid loading it.
         """
+        return await self.loaded_if_needed(
+            db_name, collection_name, lambda: self.with_schema(db_name, collection_name, use)
+        )
+
+    async def loaded_if_needed(
+        self, db_name: str, collection_name: str, attempt: Callable[[], Awaitable[Result]]
+    ) -> tuple[Result, bool]:
+        """What `attempt` returns, once more after loading if the collection was not loaded, and whether that was so.
+
+        Raises:
+            NotLoaded: the collection is not loaded and the settings forbid loading it.
+        """
         try:
-            return await self.with_schema(db_name, collection_name, use), False
+            return await attempt(), False
         except NotLoaded:
             if not self.settings.auto_load:
                 raise
         async with self.clients.client(db_name, seconds=self.settings.build_timeout) as client:
             await load_and_wait(client, collection_name, self.report_progress)
-        return await self.with_schema(db_name, collection_name, use), True
+        return await attempt(), True
 
 
 @asynccontextmanager

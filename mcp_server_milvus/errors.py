@@ -6,7 +6,8 @@
     ├── NotFound             no such database, collection, field, partition, index or entity
     ├── AlreadyExists        the name is taken by something different
     ├── Conflict             the state forbids it now (loaded, in use); the hint says what to do first
-    │   └── NotLoaded        the collection is not loaded, so it cannot be read
+    │   ├── NotLoaded        the collection is not loaded, so it cannot be read
+    │   └── StaleSchema      the collection is not the one that this server has known; nothing was done
     ├── NotSupported         the connected backend cannot do this
     ├── Denied               the server's settings or the Milvus account do not allow it
     ├── LimitExceeded        too large, too many, or the backend's quota is used up
@@ -15,6 +16,7 @@
     │   └── ConnectionLost   it was reached, and then the connection broke: whether it happened is unknown
     ├── DeadlineExceeded     the time was up; whether it happened is unknown
     ├── MilvusFailed         Milvus refused or failed for a reason of its own
+    │   └── Interrupted      it failed in the middle: whether it happened is unknown
     └── Internal             a fault of this server
 
 Each has a `code` (stable, for programs), a `message` (what happened and what was expected), a `hint` (what to do
@@ -83,6 +85,16 @@ class NotLoaded(Conflict):
     code = "not_loaded"
 
 
+class StaleSchema(Conflict):
+    """The collection is not the one that this server has known; nothing was done."""
+
+    def __init__(self, collection_name: str) -> None:
+        super().__init__(
+            f"collection {collection_name!r} is not the one that it was: another client changed it; nothing was done",
+            hint="describe_collection shows what it is now; then call again if that is what you mean",
+        )
+
+
 class NotSupported(Error):
     """The connected backend cannot do this; the message names it and what it can."""
 
@@ -129,6 +141,10 @@ class MilvusFailed(Error):
     """Milvus refused or failed for a reason of its own."""
 
     code = "milvus_error"
+
+
+class Interrupted(MilvusFailed):
+    """Milvus failed in the middle of the call. For a write, whether it happened is unknown."""
 
 
 class Internal(Error):

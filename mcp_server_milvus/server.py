@@ -34,15 +34,18 @@ Errors are {code, message, hint, retriable}: do what the hint says. Whole number
 
 def build_server(app: App, tools: Iterable[Tool[Any, Any]]) -> MCPServer[None]:
     """An MCP server that offers the tools on this App. The App is opened and closed by the caller, not by sessions."""
-    return _MilvusServer(
+    offered = [_SdkTool.wrapping(tool, app) for tool in tools]
+    server = _MilvusServer(
         name="mcp-server-milvus",
         title="Milvus",
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=[_SdkTool.wrapping(tool, app) for tool in tools],
+        tools=[*offered],
         cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL_MS, scope="public")},
         log_level=cast("Any", app.settings.log_level),
     )
+    server.tool_names = tuple(tool.name for tool in offered)
+    return server
 
 
 def annotations(tool: Tool[Any, Any]) -> ToolAnnotations:
@@ -92,11 +95,13 @@ def compact(value: Any) -> str:
 class _MilvusServer(MCPServer[None]):
     """An MCPServer that answers a call of an unknown tool as it answers any other mistake."""
 
+    tool_names: tuple[str, ...] = ()
+
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        names = [tool.name for tool in await self.list_tools()]
-        if name not in names:
+        if name not in self.tool_names:
+            names = self.tool_names
             return failed(
                 InvalidArgument(
                     f"there is no tool {name[:80]!r}{nearest(name, names)}", hint=f"tools: {', '.join(names)}"

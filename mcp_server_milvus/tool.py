@@ -73,13 +73,15 @@ class Tool(Generic[In, Out]):
         return portable_schema(self.output_model, mode="serialization")
 
     def parse(self, arguments: Mapping[str, Any]) -> In:
-        """The arguments as the tool's input model.
+        """The arguments as the tool's input model. A null for an argument that may be left out leaves it out.
 
         Raises:
             InvalidArgument: names every argument that is unknown, missing or of the wrong type.
         """
+        required = {name for name, field in self.input_model.model_fields.items() if field.is_required()}
+        given = {name: value for name, value in arguments.items() if value is not None or name in required}
         try:
-            return self.input_model.model_validate(dict(arguments))
+            return self.input_model.model_validate(given)
         except ValidationError as error:
             raise InvalidArgument(_explained(self, error)) from None
 

@@ -11,10 +11,12 @@ from mcp_server_milvus.errors import (
     Conflict,
     DeadlineExceeded,
     Error,
+    Interrupted,
     InvalidArgument,
     MilvusFailed,
     NotFound,
     NotLoaded,
+    StaleSchema,
     Unavailable,
 )
 from mcp_server_milvus.milvus.schema import CollectionSchema
@@ -23,16 +25,6 @@ if TYPE_CHECKING:
     from mcp_server_milvus.milvus.pool import ClientPool
 
 Result = TypeVar("Result")
-
-
-class StaleSchema(Conflict):
-    """The collection is another one than the cached schema describes; nothing was written."""
-
-    def __init__(self, collection_name: str) -> None:
-        super().__init__(
-            f"collection {collection_name!r} is not the one that it was: another client changed it; nothing was done",
-            hint="describe_collection shows what it is now; then call again if that is what you mean",
-        )
 
 
 @dataclass
@@ -124,7 +116,7 @@ class SchemaCache:
         schema = await self.get(db_name, collection_name)
         try:
             return await use(schema)
-        except NotLoaded:
+        except (NotLoaded, Interrupted):
             raise
         except (InvalidArgument, NotFound, Conflict, MilvusFailed):
             current = await self.refresh(db_name, collection_name)
@@ -137,11 +129,10 @@ class SchemaCache:
         try:
             async with self._clients.client(db_name) as client:
                 return await client.describe(collection_name)
-        except NotFound:
-            self._entries.pop((db_name, collection_name), None)
-            raise
-        except (Unavailable, DeadlineExceeded) as failure:
-            entry.failure = failure
+        except (NotFound, Unavailable, DeadlineExceeded) as failure:
+            if isinstance(failure, NotFound):
+                self._entries.pop((db_name, collection_name), None)
+            entry.failure = type(failure)(failure.message, hint=failure.hint)  # without the frames of this call
             raise
         finally:
             entry.attempts += 1

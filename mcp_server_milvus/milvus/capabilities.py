@@ -17,7 +17,7 @@ Version = tuple[int, int, int]
 
 
 class Feature(StrEnum):
-    """Something that some backends have and others have not, in words that fit `X is not supported by …`."""
+    """Something that some backends have and others have not, in words that fit `X not supported by …`."""
 
     NULLABLE = "nullable fields"
     DEFAULT_VALUE = "default values"
@@ -27,9 +27,7 @@ class Feature(StrEnum):
     TEXT_MATCH = "text_match"
     GROUP_BY = "grouping hits by a field"
     GROUP_SIZE = "group_size"
-    PARTITION_LOAD = "loading single partitions"
     NUM_SHARDS = "more than one shard"
-    PARTIAL_UPSERT = "upsert of single fields"
 
 
 MAX_WINDOW = 16_384
@@ -63,9 +61,7 @@ FEATURE_SINCE: dict[Feature, Version] = {
     Feature.TEXT_MATCH: (2, 5, 0),
     Feature.GROUP_BY: (2, 4, 0),
     Feature.GROUP_SIZE: (2, 5, 0),
-    Feature.PARTITION_LOAD: (2, 2, 0),
     Feature.NUM_SHARDS: (2, 0, 0),
-    Feature.PARTIAL_UPSERT: (2, 6, 2),
 }
 
 LITE_TYPES = frozenset(
@@ -93,7 +89,6 @@ LITE_FEATURES = frozenset(
         Feature.TEXT_MATCH,
         Feature.GROUP_BY,
         Feature.GROUP_SIZE,
-        Feature.PARTIAL_UPSERT,
     }
 )
 LITE_DENSE_INDEXES = ("AUTOINDEX", "FLAT", "BRUTE_FORCE", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8")
@@ -182,7 +177,7 @@ class Backend:
         """
         if not self.has(feature):
             since = "" if self.is_lite else f" (needs Milvus {'.'.join(map(str, FEATURE_SINCE[feature]))} or newer)"
-            raise NotSupported(f"{where}: {feature} are not supported by {self}{since}", hint=instead)
+            raise NotSupported(f"{where}: {feature} not supported by {self}{since}", hint=instead)
 
     def check_params(self, params: Mapping[str, Any]) -> None:
         """Nothing, if the parameters of an index or a search are within their ranges, or the server checks them itself.

@@ -6,7 +6,7 @@ from typing import Any
 
 from mcp_server_milvus.errors import Conflict, InvalidArgument, NotSupported
 from mcp_server_milvus.milvus.capabilities import LITE_ANALYZERS, Backend, Feature
-from mcp_server_milvus.milvus.entities import value_problem
+from mcp_server_milvus.milvus.entities import INT64_DIGITS, value_problem
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field, Index
 from mcp_server_milvus.vocabulary import DataType, FunctionType, MetricType
 
@@ -18,6 +18,11 @@ DEFAULT_MAX_LENGTH = 65_535
 
 DEFAULT_MAX_CAPACITY = 4_096
 """Elements of an ARRAY. Source: Milvus `proxy.maxArrayCapacity`."""
+
+RESERVED = frozenset({"and", "exists", "false", "in", "is", "like", "not", "null", "or", "true"})
+"""Words of the filter language: a primary key of such a name could never be asked for."""
+
+NO_ELEMENTS = frozenset({DataType.ARRAY, DataType.JSON, DataType.TEXT, DataType.GEOMETRY, DataType.TIMESTAMPTZ})
 
 METRICS = {
     DataType.BINARY_VECTOR: (MetricType.HAMMING, MetricType.JACCARD),
@@ -102,6 +107,8 @@ def differences(wanted: CollectionSchema, existing: CollectionSchema) -> list[st
             f"functions are {[each.name for each in existing.functions]}, "
             f"{[each.name for each in wanted.functions]} were asked for"
         )
+    if wanted.consistency_level and wanted.consistency_level != existing.consistency_level:
+        found.append(f"consistency_level is {existing.consistency_level}, {wanted.consistency_level} was asked for")
     return found + list(_index_differences(wanted, existing))
 
 
@@ -125,7 +132,14 @@ def _sized(each: Field) -> Field:
         max_length=each.max_length or DEFAULT_MAX_LENGTH if strings else None,
         max_capacity=each.max_capacity or DEFAULT_MAX_CAPACITY if each.type is DataType.ARRAY else None,
         enable_analyzer=each.enable_analyzer or each.enable_match or bool(each.analyzer_params),
+        default_value=_sized_default(each),
     )
+
+
+def _sized_default(each: Field) -> Any:
+    """Digits in a string are an INT64, as in an entity."""
+    text = each.default_value
+    return int(text) if isinstance(text, str) and each.type is DataType.INT64 and INT64_DIGITS.fullmatch(text) else text
 
 
 def _require_consistent(wanted: CollectionSchema) -> None:
@@ -139,6 +153,8 @@ def _require_consistent(wanted: CollectionSchema) -> None:
     if len(wanted.by_name) < len(wanted.fields):
         raise InvalidArgument("fields: two fields have the same name")
     for each in wanted.fields:
+        if each.name.lower() in RESERVED:
+            raise InvalidArgument(f"field {each.name}: a word of the filter language cannot be the name of a field")
         _require_consistent_field(each)
     for function in wanted.functions:
         for name in (*function.inputs, *function.outputs):
@@ -161,6 +177,8 @@ def _require_consistent_field(each: Field) -> None:
         raise InvalidArgument(f"field {each.name}: the dim of a BINARY_VECTOR is a multiple of 8")
     if each.type is DataType.ARRAY and each.element_type is None:
         raise InvalidArgument(f"field {each.name}: an ARRAY needs element_type")
+    if each.element_type and (each.element_type.is_vector or each.element_type in NO_ELEMENTS):
+        raise InvalidArgument(f"field {each.name}: {each.element_type} cannot be the element_type of an ARRAY")
     if each.type is DataType.STRUCT:
         raise InvalidArgument(f"field {each.name}: STRUCT is an element_type of ARRAY")
     if each.auto_id and not each.is_primary:
@@ -230,6 +248,8 @@ def _index_differences(wanted: CollectionSchema, existing: CollectionSchema) -> 
             yield f"{index.field_name} has no index, {index.index_type} was asked for"
         elif index.index_type not in {there.index_type, "AUTOINDEX"}:
             yield f"the index on {index.field_name} is {there.index_type}, {index.index_type} was asked for"
+        elif any(str(there.params.get(key)) != str(value) for key, value in index.params.items()):
+            yield f"the index on {index.field_name} has {dict(there.params)}, {dict(index.params)} was asked for"
         if there and there.metric_type and index.metric_type and there.metric_type != index.metric_type:
             yield f"the index on {index.field_name} has metric {there.metric_type}, {index.metric_type} was asked for"
 

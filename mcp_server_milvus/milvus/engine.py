@@ -218,7 +218,6 @@ def open_database(data: Path) -> Any:
 def build_server(database: Any, calls: ThreadPoolExecutor) -> Any:
     """Milvus Lite's gRPC server, not yet listening; its calls run in `calls`."""
     import grpc
-    from milvus_lite.adapter.grpc.servicer import MilvusServicer
     from pymilvus.grpc_gen import milvus_pb2_grpc
 
     options = [
@@ -231,8 +230,28 @@ def build_server(database: Any, calls: ThreadPoolExecutor) -> Any:
     ]
     server = grpc.server(calls, options=options)
     generated: Any = milvus_pb2_grpc
-    generated.add_MilvusServiceServicer_to_server(MilvusServicer(database), server)
+    generated.add_MilvusServiceServicer_to_server(numbering_service(database), server)
     return server
+
+
+def numbering_service(database: Any) -> Any:
+    """Milvus Lite's service, with numbers on its partitions as a server has them: when their collection was made.
+
+    By these, one collection is told from another that was made later with the same name and the same schema.
+    """
+    from milvus_lite.adapter.grpc.servicer import MilvusServicer
+    from milvus_lite.db import SCHEMA_FILENAME
+
+    class NumberingService(MilvusServicer):
+        def ShowPartitions(self, request: Any, context: Any) -> Any:  # noqa: N802 (the name of the call)
+            response: Any = super().ShowPartitions(request, context)
+            if response.partition_names:
+                collection: Any = self._get_collection(request, context)
+                made = (Path(collection._data_dir) / SCHEMA_FILENAME).stat().st_mtime_ns  # noqa: SLF001 (it has no other)
+                response.partitionIDs.extend([made] * len(response.partition_names))
+            return response
+
+    return NumberingService(database)
 
 
 if sys.platform == "win32":  # this branch is unverified

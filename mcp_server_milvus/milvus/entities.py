@@ -13,6 +13,8 @@ from mcp_server_milvus.settings import nearest
 from mcp_server_milvus.vocabulary import DataType, FunctionType
 
 INTEGER_BITS = {DataType.INT8: 8, DataType.INT16: 16, DataType.INT32: 32, DataType.INT64: 64}
+INT64_DIGITS = re.compile(r"-?[0-9]{1,19}")
+SPARSE_INDEX = re.compile(r"0|[1-9][0-9]{0,9}")
 MAX_FLOAT32 = 3.4028234663852886e38
 MAX_FLOAT16 = 65504.0
 MAX_JSON_BYTES = 65_536
@@ -57,7 +59,7 @@ def checked_entities(schema: CollectionSchema, entities: Sequence[Entity], *, ke
     Raises:
         InvalidArgument: says for the first few problems which entity and field, what was expected and what came.
     """
-    problems: list[str] = []
+    problems = list(_repeated_keys(schema, entities))
     packed: list[Entity] = []
     for number, entity in enumerate(entities):
         found = list(_problems(schema, entity, keys_required=keys_required))
@@ -68,9 +70,9 @@ def checked_entities(schema: CollectionSchema, entities: Sequence[Entity], *, ke
             whole = _absent_values(schema) | entity if keys_required else entity
             packed.append({name: _packed(schema.by_name.get(name), value) for name, value in whole.items()})
     if problems:
+        needed = ", ".join(str(field) for field in schema.fields if not field.may_be_absent)
         raise InvalidArgument(
-            "; ".join(problems[:MAX_PROBLEMS]),
-            hint=f"nothing was written; {schema.name} has: {', '.join(map(str, schema.fields))}",
+            "; ".join(problems[:MAX_PROBLEMS]), hint=f"nothing was written; an entity needs: {needed}"
         )
     return packed
 
@@ -78,10 +80,10 @@ def checked_entities(schema: CollectionSchema, entities: Sequence[Entity], *, ke
 def batches(entities: Sequence[Entity]) -> list[list[Entity]]:
     """The entities in order, in lists that fit one request each."""
     result: list[list[Entity]] = []
-    size = BATCH_BYTES
+    size = 0
     for entity in entities:
         weight = _weight(entity)
-        if size + weight > BATCH_BYTES or len(result[-1]) >= BATCH_ENTITIES:
+        if not result or size + weight > BATCH_BYTES or len(result[-1]) >= BATCH_ENTITIES:
             result.append([])
             size = 0
         result[-1].append(entity)
@@ -99,6 +101,14 @@ def checked_vector(field: Field, vector: Any, *, argument: str) -> Any:
     if problem:
         raise InvalidArgument(f"{argument}: {problem}; {field}")
     return _packed(field, vector)
+
+
+def _repeated_keys(schema: CollectionSchema, entities: Sequence[Entity]) -> Iterator[str]:
+    name = schema.primary_key.name
+    first: dict[str, int] = {}
+    for number, entity in enumerate(entities):
+        if name in entity and first.setdefault(str(entity[name]), number) != number:
+            yield f"entity {number}: field {name!r} is the same as that of entity {first[str(entity[name])]}"
 
 
 def _absent_values(schema: CollectionSchema) -> Entity:
@@ -171,11 +181,7 @@ def _scalar_problem(kind: DataType, max_length: int | None, value: Any) -> str:
 
 
 def _integer_problem(kind: DataType, value: Any) -> str:
-    whole = (
-        int(value)
-        if isinstance(value, str) and value.removeprefix("-").isascii() and value.removeprefix("-").isdigit()
-        else value
-    )
+    whole = int(value) if isinstance(value, str) and INT64_DIGITS.fullmatch(value) else value
     if isinstance(whole, bool) or not isinstance(whole, int) or (isinstance(value, str) and kind is not DataType.INT64):
         return f"got {_shown(value)}"
     half = 2 ** (INTEGER_BITS[kind] - 1)
@@ -250,24 +256,36 @@ def _vector_problem(field: Field, value: Any) -> str:
     numbers = cast("list[Any]", value)
     if field.dim and len(numbers) != field.dim:
         return f"{len(numbers)} dimensions"
-    largest = {DataType.FLOAT16_VECTOR: MAX_FLOAT16}.get(field.type, MAX_FLOAT32)
-    for place, number in enumerate(numbers):
-        if field.type is DataType.BINARY_VECTOR:
-            problem = "" if number in (0, 1) else f"got {_shown(number)}, not 0 or 1"
-        elif field.type is DataType.INT8_VECTOR:
-            problem = _integer_problem(DataType.INT8, number)
-        else:
-            problem = _number_problem(number, largest)
-        if problem:
-            return f"dimension {place}: {problem}"
-    return ""
+    if field.type is DataType.FLOAT_VECTOR and _are_floats(numbers):
+        return ""
+    problems = ((place, _dimension_problem(field.type, number)) for place, number in enumerate(numbers))
+    return next((f"dimension {place}: {problem}" for place, problem in problems if problem), "")
+
+
+def _are_floats(numbers: list[Any]) -> bool:
+    """Whether all are numbers that a 32-bit float holds; ten times as fast as to look at each."""
+    if not numbers or not set(map(type, numbers)) <= {int, float}:
+        return False
+    return min(numbers) >= -MAX_FLOAT32 and max(numbers) <= MAX_FLOAT32 and math.isfinite(math.fsum(numbers))
+
+
+def _dimension_problem(kind: DataType, number: Any) -> str:
+    match kind:
+        case DataType.BINARY_VECTOR:
+            return "" if number in (0, 1) else f"got {_shown(number)}, not 0 or 1"
+        case DataType.INT8_VECTOR:
+            return _integer_problem(DataType.INT8, number)
+        case DataType.FLOAT16_VECTOR:
+            return _number_problem(number, MAX_FLOAT16)
+        case _:
+            return _number_problem(number, MAX_FLOAT32)
 
 
 def _sparse_problem(value: Any) -> str:
     if not isinstance(value, dict) or not value:
         return f'got {_shown(value)}, not an object {{"index": weight}} with at least one weight'
     for index, weight in cast("dict[Any, Any]", value).items():
-        if not (str(index).isascii() and str(index).isdigit()) or int(index) >= 2**32 - 1:
+        if not SPARSE_INDEX.fullmatch(str(index)) or int(index) >= 2**32 - 1:
             return f"index {_shown(index)} is no whole number from 0 to 2^32-2"
         if problem := _number_problem(weight, MAX_FLOAT32):
             return f"weight of index {index}: {problem}"
@@ -314,7 +332,12 @@ def _value_weight(value: Any) -> int:
 
 
 def _is_text(value: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in value)
+    """Whether it can be encoded: a lone half of a surrogate pair cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shown(value: Any) -> str:

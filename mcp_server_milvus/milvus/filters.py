@@ -168,6 +168,8 @@ def _require_closed(text: str) -> None:
 
 
 def _encodable(text: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InvalidArgument("text holds half a surrogate pair, which is no character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument("text holds half a surrogate pair, which is no character") from None
     return text

@@ -4,13 +4,13 @@ import importlib
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 
-from mcp_server_milvus.errors import DeadlineExceeded, Error, Unavailable
+from mcp_server_milvus.errors import DeadlineExceeded, Error, LimitExceeded, Unavailable
 from mcp_server_milvus.milvus.embedded import EmbeddedEngine
 from mcp_server_milvus.milvus.names import require_name
 from mcp_server_milvus.settings import Settings
@@ -87,15 +87,22 @@ class ClientPool:
             require_name("db_name", db_name)
         limit = self._settings.timeout
         connection = None
+        waiting = True
         try:
             with _Translation(self.tried), anyio.fail_after(seconds or limit):
                 async with self._limiter:
+                    waiting = False
                     with anyio.fail_after(limit):
                         connection = await self._connected(db_name)
                     connection.borrowers += 1
                     yield connection.client
         except (Unavailable, DeadlineExceeded) as error:
             self._retire(db_name, connection)
+            if waiting:
+                raise LimitExceeded(
+                    f"{self._settings.max_concurrency} calls are under way and none ended within {limit:g} s",
+                    hint="call again when they have, or start the server with a larger --max-concurrency",
+                ) from error
             if connection is None and isinstance(error, DeadlineExceeded):
                 raise Unavailable(
                     f"{self.tried} did not answer within {limit:g} s", hint="check that Milvus runs; then call again"
@@ -155,6 +162,10 @@ class _Translation:
         """Nothing to prepare."""
 
     def __exit__(self, kind: type[BaseException] | None, failure: BaseException | None, traceback: object) -> None:
+        if isinstance(failure, ExceptionGroup):  # of a task group inside the block
+            failure = _first(cast("ExceptionGroup[Exception]", failure))
+            if isinstance(failure, Error):
+                raise failure
         if not isinstance(failure, Exception) or isinstance(failure, Error):
             return
         from mcp_server_milvus.milvus.translate import translate
@@ -162,6 +173,11 @@ class _Translation:
         error = translate(failure, tried=self._tried)
         if error:
             raise error from failure
+
+
+def _first(group: "ExceptionGroup[Exception]") -> Exception:
+    failure = group.exceptions[0]
+    return _first(cast("ExceptionGroup[Exception]", failure)) if isinstance(failure, ExceptionGroup) else failure
 
 
 def _import_pymilvus() -> None:

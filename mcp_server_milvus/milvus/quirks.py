@@ -10,6 +10,8 @@ Each fault was seen with pymilvus 3.0.2, Milvus Lite 3.2.2 and Milvus 2.3.5, and
 - the switch that pages a query in primary-key order drops the consistency level; without it Milvus Lite skips entities.
 - a failing call is repeated 75 times, and every failure logs a traceback.
 - a cancelled call raises a CancelledError that anyio does not recognise.
+- Milvus Lite replaces an entity when another with its key is inserted, and searches by the metric of its index
+  whatever metric is asked for.
 - Milvus Lite drops every index of the collection when one is dropped by its name.
 - Milvus Lite finds nothing in a partition that does not exist, and calls that a result.
 - channels are shared by address and token, whatever their other options are.
@@ -23,46 +25,59 @@ import copy
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, cast
 
 import anyio.lowlevel
 import anyio.to_thread
+import grpc
 from pymilvus import AsyncMilvusClient
-from pymilvus import DataType as MilvusType
-from pymilvus import Function as MilvusFunction
-from pymilvus import FunctionType as MilvusFunctionType
 from pymilvus.client.abstract import MutationResult
 from pymilvus.client.prepare import Prepare
 from pymilvus.client.types import ConsistencyLevel as MilvusConsistencyLevel
 from pymilvus.client.utils import check_status
-from pymilvus.exceptions import DescribeCollectionException
+from pymilvus.exceptions import DescribeCollectionException, ErrorCode, MilvusException
 from pymilvus.grpc_gen import common_pb2
 
-from mcp_server_milvus.errors import NotFound
-from mcp_server_milvus.milvus.cache import StaleSchema
+from mcp_server_milvus.errors import AlreadyExists, NotFound, StaleSchema
+from mcp_server_milvus.milvus.building import milvus_schema
 from mcp_server_milvus.milvus.capabilities import Backend
-from mcp_server_milvus.milvus.schema import CollectionSchema, Field, Index, parse_index, parse_schema
-from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType
-
-READ_RETRIES = 1
-"""How often pymilvus repeats a read that failed on the way: once, which bridges a restarted server."""
-
-FIELD_OPTIONS = (
-    "is_primary",
-    "auto_id",
-    "nullable",
-    "dim",
-    "max_length",
-    "max_capacity",
-    "is_partition_key",
-    "is_clustering_key",
-    "enable_analyzer",
-    "enable_match",
-    "analyzer_params",
-    "mmap_enabled",
+from mcp_server_milvus.milvus.filters import literal
+from mcp_server_milvus.milvus.schema import (
+    DESCRIPTION_PROPERTY,
+    CollectionSchema,
+    Index,
+    description_in,
+    parse_index,
+    parse_schema,
 )
-"""The attributes of our Field that pymilvus takes under the same name."""
+from mcp_server_milvus.vocabulary import ConsistencyLevel
+
+REPEATED = frozenset(
+    {
+        "describe_collection",
+        "get_collection_stats",
+        "get_load_state",
+        "get_loading_progress",
+        "get_server_version",
+        "list_aliases",
+        "list_collections",
+        "list_databases",
+        "list_indexes",
+        "list_partitions",
+        "query",
+        "search",
+    }
+)
+"""The reads: pymilvus repeats them once when they fail on the way, which bridges a lost connection; nothing else."""
+
+SHOWN_KEYS = 5
+"""Keys that a message names."""
+
+UNKNOWN_TIME = -1
+"""In place of the time of the last write: reads see everything then, at some cost."""
 
 GRPC_OPTIONS = {
     "grpc.use_local_subchannel_pool": 1,
@@ -92,8 +107,12 @@ async def connect(
         dedicated=True,
         grpc_options=dict(GRPC_OPTIONS),
     )
-    client.backend = Backend.from_version_text(str(await client.get_server_version()))
-    client.last_writes = last_writes
+    async with AsyncExitStack() as failing:
+        failing.push_async_callback(client.close)
+        client.backend = Backend.from_version_text(str(await client.get_server_version()))
+        client.last_writes = last_writes
+        await client.leave_recovery_to_the_pool()
+        failing.pop_all()
     return client
 
 
@@ -111,6 +130,15 @@ class Client(AsyncMilvusClient):
         if self._manager and handler:
             self._manager._dedicated.pop(id(handler), None)
             await handler.close()
+
+    async def leave_recovery_to_the_pool(self) -> None:
+        """Keeps pymilvus from connecting anew inside a failing call: its error would say that nothing was ever sent."""
+
+        async def not_handled(_: Exception) -> bool:
+            return False
+
+        handler: Any = await super()._get_connection()
+        handler._on_rpc_error = not_handled
 
     async def _get_connection(self) -> Any:
         return _Handler(await _cancellable(super()._get_connection()))
@@ -132,14 +160,12 @@ class Client(AsyncMilvusClient):
     async def _identity(self, collection_name: str) -> str:
         """What tells this collection from one that is made later with its name: the number of its first partition.
 
-        Empty for Milvus Lite, which has no numbers and checks every entity against its own schema.
+        A Milvus Lite that is not ours numbers nothing.
         """
-        if self.backend.is_lite:
-            return ""
         stub, metadata = await self._stub()
         response = await stub.ShowPartitions(Prepare.show_partitions_request(collection_name), metadata=metadata)
         check_status(response.status)
-        return str(min(response.partitionIDs, default=""))
+        return str(min(response.partitionIDs, default=0))
 
     async def insert_entities(
         self, collection_name: str, entities: list[dict[str, Any]], schema: CollectionSchema, partition_name: str
@@ -150,6 +176,7 @@ class Client(AsyncMilvusClient):
             StaleSchema: the collection is another one than the schema describes; nothing was written.
         """
         await self.require_partitions(collection_name, [partition_name] if partition_name else None)
+        await self.require_new_keys(collection_name, entities, schema)
         prepare = functools.partial(Prepare.row_insert_param, collection_name, entities, partition_name)
         return await self._write("Insert", collection_name, prepare, schema)
 
@@ -171,7 +198,8 @@ class Client(AsyncMilvusClient):
             schema_timestamp=described.get("update_timestamp", 0),
         )
         request = await anyio.to_thread.run_sync(prepared)
-        await self.confirm(collection_name, schema)
+        if not self.backend.is_lite:  # which checks every entity against its own schema
+            await self.confirm(collection_name, schema)
         stub, metadata = await self._stub()
         return self._written(await getattr(stub, method)(request, metadata=metadata), schema)
 
@@ -193,18 +221,27 @@ class Client(AsyncMilvusClient):
         request = Prepare.delete_request(collection_name, matching, partition_name or None, consistency_level=0)
         result = self._written(await stub.Delete(request, metadata=metadata), schema)
         if not self.backend.is_lite:
-            self.last_writes[schema.name] = await self._now()
+            await self._note_time(schema)
         return max(result.delete_count, len(result.primary_keys))
 
-    async def _now(self) -> int:
-        """The server's time, which a read must wait for to see a delete by filter: its answer has an earlier one."""
+    async def _note_time(self, schema: CollectionSchema) -> None:
+        """Remembers the server's time, for which later reads wait: a delete by filter answers with an earlier one."""
         handler = await self._get_connection()
-        return cast("int", await handler.alloc_timestamp(context=self._generate_call_context()))
+        try:
+            now = cast("int", await handler.alloc_timestamp(context=self._generate_call_context()))
+        except (grpc.RpcError, MilvusException):
+            self.last_writes[schema.name] = UNKNOWN_TIME  # the delete has succeeded, whatever this did
+        else:
+            self._note_write(schema, now)
+
+    def _note_write(self, schema: CollectionSchema, timestamp: int) -> None:
+        known = self.last_writes.get(schema.name, 0)
+        self.last_writes[schema.name] = UNKNOWN_TIME if known == UNKNOWN_TIME else max(known, timestamp)
 
     def _written(self, response: Any, schema: CollectionSchema) -> Any:
         check_status(response.status)
         result = MutationResult(response)
-        self.last_writes[schema.name] = max(self.last_writes.get(schema.name, 0), result.timestamp)
+        self._note_write(schema, result.timestamp)
         return result
 
     async def read_matching(
@@ -278,6 +315,33 @@ class Client(AsyncMilvusClient):
         )
         return list(found[0])
 
+    async def with_current_indexes(self, collection_name: str, schema: CollectionSchema) -> CollectionSchema:
+        """The schema with its indexes as they are now, where a backend would not say that a metric has changed."""
+        if not self.backend.is_lite:
+            return schema
+        return replace(schema, indexes=await self.describe_indexes(collection_name))
+
+    async def require_new_keys(
+        self, collection_name: str, entities: list[dict[str, Any]], schema: CollectionSchema
+    ) -> None:
+        """Nothing, if no entity there has one of these keys, or the backend keeps both.
+
+        Raises:
+            AlreadyExists: Milvus Lite would replace the entities there, which is not what an insert is for.
+        """
+        key = schema.primary_key
+        if key.auto_id or not self.backend.is_lite:
+            return
+        matching = f"{key.name} in {literal([entity[key.name] for entity in entities])}"
+        rows = await self.query(collection_name, matching, output_fields=[key.name])
+        if rows:
+            shown = ", ".join(repr(row[key.name]) for row in rows[:SHOWN_KEYS])
+            raise AlreadyExists(
+                f"{len(rows)} of these entities are there already, with {key.name} {shown}"
+                f"{' and others' if len(rows) > SHOWN_KEYS else ''}",
+                hint="upsert replaces them; insert those that are new",
+            )
+
     async def require_partitions(self, collection_name: str, names: Sequence[str] | None) -> None:
         """Nothing, if the collection has partitions of these names, or the server itself refuses those that it has not.
 
@@ -297,26 +361,32 @@ class Client(AsyncMilvusClient):
         last_write = self.last_writes.get(schema.name)
         if last_write is None or schema.consistency_level == ConsistencyLevel.STRONG:
             return {}  # the collection's own level, which is enough
+        if last_write == UNKNOWN_TIME:
+            return {"consistency_level": ConsistencyLevel.STRONG}
         return {"consistency_level": MilvusConsistencyLevel.Customized, "guarantee_timestamp": last_write}
 
-    async def start_index(
-        self, collection_name: str, field_name: str, index_name: str, params: Mapping[str, Any]
-    ) -> None:
-        """Starts building an index and returns at once."""
+    async def start_index(self, collection_name: str, index: Index) -> None:
+        """Starts building an index and returns at once. Without a name it gets the field's."""
+        metric = {"metric_type": index.metric_type} if index.metric_type else {}
+        params = {"index_type": index.index_type, **metric, "params": dict(index.params)}
+        name = index.index_name or index.field_name
         stub, metadata = await self._stub()
-        request = Prepare.create_index_request(collection_name, field_name, dict(params), index_name=index_name)
+        request = Prepare.create_index_request(collection_name, index.field_name, params, index_name=name)
         check_status(await stub.CreateIndex(request, metadata=metadata))
 
     async def create_as(self, wanted: CollectionSchema, *, num_partitions: int | None) -> None:
         """Creates an empty collection with this schema, without indexes."""
-        options: dict[str, Any] = {"num_shards": wanted.num_shards, "properties": dict(wanted.properties)}
+        properties = dict(wanted.properties)
+        if self.backend.is_lite and wanted.description:
+            properties[DESCRIPTION_PROPERTY] = wanted.description  # it keeps properties, and drops descriptions
+        options: dict[str, Any] = {"num_shards": wanted.num_shards, "properties": properties}
         if wanted.consistency_level:
             options["consistency_level"] = wanted.consistency_level
         if num_partitions:
             options["num_partitions"] = num_partitions
         handler = await self._get_connection()
         await handler.create_collection(
-            wanted.name, _milvus_schema(wanted), context=self._generate_call_context(), **options
+            wanted.name, milvus_schema(wanted), context=self._generate_call_context(), **options
         )
 
     async def describe_indexes(self, collection_name: str) -> tuple[Index, ...]:
@@ -338,9 +408,11 @@ class Client(AsyncMilvusClient):
     async def description(self, collection_name: str) -> str | None:
         """The collection's description, or None when it was dropped meanwhile."""
         try:
-            return str((await self.describe_collection(collection_name)).get("description", ""))
-        except DescribeCollectionException:
-            return None
+            return description_in(await self.describe_collection(collection_name))
+        except DescribeCollectionException as failure:
+            if failure.code == ErrorCode.COLLECTION_NOT_FOUND:
+                return None
+            raise
 
     async def aliases(self, collection_name: str) -> list[str]:
         """The collection's aliases."""
@@ -368,54 +440,6 @@ class Client(AsyncMilvusClient):
         return cast("int", await handler.get_loading_progress(collection_name, context=self._generate_call_context()))
 
 
-def _milvus_schema(wanted: CollectionSchema) -> Any:
-    """The schema as pymilvus's own object."""
-    built = Client.create_schema(enable_dynamic_field=wanted.enable_dynamic_field, description=wanted.description)
-    for each in wanted.fields:
-        if each.element_type is DataType.STRUCT:
-            built.add_field(
-                each.name,
-                MilvusType.ARRAY,
-                element_type=MilvusType.STRUCT,
-                max_capacity=each.max_capacity,
-                struct_schema=_struct(each),
-            )
-        else:
-            built.add_field(each.name, MilvusType[each.type], **_field_options(each))
-    for function in wanted.functions:
-        built.add_function(
-            MilvusFunction(
-                name=function.name,
-                function_type=MilvusFunctionType[function.type],
-                input_field_names=list(function.inputs),
-                output_field_names=list(function.outputs),
-                params=dict(function.params),
-            )
-        )
-    return built
-
-
-def _struct(wanted: Field) -> Any:
-    struct = Client.create_struct_field_schema()
-    for member in wanted.struct_fields:
-        struct.add_field(member.name, MilvusType[member.type], **_field_options(member))
-    return struct
-
-
-def _field_options(wanted: Field) -> dict[str, Any]:
-    """What pymilvus takes beside name and type: only what was set, since a server may refuse even a default."""
-    options: dict[str, Any] = {"desc": wanted.description} if wanted.description else {}
-    for option in FIELD_OPTIONS:
-        value = getattr(wanted, option)
-        if value not in {None, False, ""}:
-            options[option] = value
-    if wanted.default_value is not None:
-        options["default_value"] = wanted.default_value
-    if wanted.element_type:
-        options["element_type"] = MilvusType[wanted.element_type]
-    return options
-
-
 async def _cancellable(call: Awaitable[Any]) -> Any:
     """The result of a gRPC call, which deadlines end.
 
@@ -437,7 +461,7 @@ def _made_cancellable(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awai
 
 
 class _Handler:
-    """A handler whose calls can be cancelled and are repeated `READ_RETRIES` times at most."""
+    """A handler whose calls can be cancelled, and of which only reads are repeated, once."""
 
     def __init__(self, handler: Any) -> None:
         self._handler = handler
@@ -446,7 +470,7 @@ class _Handler:
         attribute = getattr(self._handler, name)
         if name.startswith("_") or not inspect.iscoroutinefunction(attribute):
             return attribute
-        return _made_cancellable(functools.partial(attribute, retry_times=READ_RETRIES))
+        return _made_cancellable(functools.partial(attribute, retry_times=int(name in REPEATED)))
 
 
 class _Stub:

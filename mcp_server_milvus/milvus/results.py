@@ -21,7 +21,7 @@ TRIMMED_LENGTH = 1_000
 ENVELOPE_BYTES = 512
 """What a result needs besides its entities."""
 
-SECRET_KEY = re.compile(r"(api|access|private)[_-]?key|token|secret|passw|credential", re.IGNORECASE)
+SECRET_KEY = re.compile(r"(api|access|private)[_-]?key|token|secret|passw|credential|auth", re.IGNORECASE)
 SCORE_DIGITS = 6
 
 

@@ -9,6 +9,9 @@ from typing import Any, cast
 from mcp_server_milvus.errors import InvalidArgument, NotFound
 from mcp_server_milvus.vocabulary import DataType, FunctionType
 
+DESCRIPTION_PROPERTY = "mcp_description"
+"""Where the description is kept on Milvus Lite, which has no place for it."""
+
 INDEX_STATES = {1: "waiting", 2: "building", 3: "finished", 4: "failed", 5: "building"}
 """Milvus's `common.IndexState`; 5 is a retry."""
 
@@ -159,6 +162,8 @@ class CollectionSchema:
                 else [name]
             )
         for name in names:
+            if name.replace(" ", "").lower() == "count(*)":
+                raise InvalidArgument("output_fields: count(*) is no field", hint="the tool count counts entities")
             known = self.by_name.get(name)
             if known is None and not self.enable_dynamic_field:
                 raise InvalidArgument(
@@ -191,11 +196,18 @@ def parse_schema(described: Mapping[str, Any], indexes: Sequence[Any], identity:
         consistency_level=str(described.get("consistency_level_name", "")),
         num_shards=int(described.get("num_shards", 1)),
         num_partitions=described.get("num_partitions"),
-        description=described.get("description", ""),
+        description=description_in(described),
         aliases=tuple(described.get("aliases", ())),
-        properties=dict(described.get("properties", {})),
+        properties={
+            name: value for name, value in described.get("properties", {}).items() if name != DESCRIPTION_PROPERTY
+        },
         described=described,
     )
+
+
+def description_in(described: Mapping[str, Any]) -> str:
+    """The collection's description, wherever the backend keeps it."""
+    return str(described.get("description") or described.get("properties", {}).get(DESCRIPTION_PROPERTY, ""))
 
 
 def _parse_field(raw: Mapping[str, Any], function_outputs: set[str]) -> Field:

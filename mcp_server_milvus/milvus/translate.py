@@ -13,6 +13,7 @@ from mcp_server_milvus.errors import (
     DeadlineExceeded,
     Denied,
     Error,
+    Interrupted,
     InvalidArgument,
     InvalidFilter,
     LimitExceeded,
@@ -44,6 +45,7 @@ RELEASE_FIRST = Rule(Conflict, "call release_collection first, or build_index wi
 BAD_FILTER = Rule(InvalidFilter, 'a filter reads like: year > 1990 and title like "a%" and tag in ["x", "y"]')
 RETRY_LATER = Rule(LimitExceeded, "wait a moment, or send less at once")
 NOT_HERE = Rule(NotSupported, "this backend has no such operation")
+INTERRUPTED = Rule(Interrupted, "if this was a write, look before repeating it")
 OUTCOME_UNKNOWN = Rule(
     DeadlineExceeded, "if this was a write, look before repeating it; a longer --timeout gives it more time"
 )
@@ -117,10 +119,10 @@ GRPC: dict[grpc.StatusCode, Rule] = {
     grpc.StatusCode.ALREADY_EXISTS: Rule(AlreadyExists),
     grpc.StatusCode.FAILED_PRECONDITION: Rule(Conflict),
     grpc.StatusCode.OUT_OF_RANGE: Rule(InvalidArgument),
-    grpc.StatusCode.ABORTED: Rule(MilvusFailed, "call again"),
-    grpc.StatusCode.DATA_LOSS: Rule(MilvusFailed),
-    grpc.StatusCode.INTERNAL: Rule(MilvusFailed),
-    grpc.StatusCode.UNKNOWN: Rule(MilvusFailed),
+    grpc.StatusCode.ABORTED: INTERRUPTED,
+    grpc.StatusCode.DATA_LOSS: INTERRUPTED,
+    grpc.StatusCode.INTERNAL: INTERRUPTED,
+    grpc.StatusCode.UNKNOWN: INTERRUPTED,
 }
 
 CLIENT_SIDE: dict[type[Exception], Rule] = {
@@ -170,7 +172,7 @@ def translate(failure: Exception, *, tried: str) -> Error | None:
 
 def _from_grpc(failure: grpc.RpcError, tried: str) -> Error:
     code = _grpc_code(failure)
-    rule = GRPC.get(code, Rule(MilvusFailed))
+    rule = GRPC.get(code, INTERRUPTED)
     details = str(getattr(failure, "details", str)())
     if rule.error is Unavailable:
         return _unavailable(details, rule, tried)
@@ -180,11 +182,11 @@ def _from_grpc(failure: grpc.RpcError, tried: str) -> Error:
 def _from_milvus(failure: pymilvus.MilvusException, tried: str) -> Error:
     message = str(failure.message)
     if isinstance(failure.code, grpc.StatusCode):
-        rule = GRPC.get(failure.code, Rule(MilvusFailed))
+        rule = GRPC.get(failure.code, INTERRUPTED)
     elif failure.code == CONNECT_FAILED:
-        rule = _connect_rule(failure)
+        return _from_connecting(failure, message, tried)
     else:
-        rule = _by_phrase(message) or CODES.get(failure.code) or CLIENT_SIDE.get(type(failure)) or Rule(MilvusFailed)
+        rule = _by_code(failure.code, message) or CLIENT_SIDE.get(type(failure)) or Rule(MilvusFailed)
     if rule.error is Unavailable:
         return _unavailable(message, rule, tried)
     return rule.error(_clean(message), hint=rule.hint)
@@ -197,7 +199,7 @@ def _unavailable(details: str, rule: Rule, tried: str) -> Error:
     return ConnectionLost(f"the connection to {tried} broke", hint=rule.hint)
 
 
-def _connect_rule(failure: pymilvus.MilvusException) -> Rule:
+def _from_connecting(failure: pymilvus.MilvusException, message: str, tried: str) -> Error:
     """A refused token looks like a server that is down, but for the cause."""
     cause: BaseException | None = failure
     seen: set[BaseException] = set()
@@ -206,8 +208,8 @@ def _connect_rule(failure: pymilvus.MilvusException) -> Rule:
         cause = cause.__cause__
     refused = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
     if isinstance(cause, grpc.RpcError) and _grpc_code(cause) in refused:
-        return GRPC[grpc.StatusCode.UNAUTHENTICATED]
-    return GRPC[grpc.StatusCode.UNAVAILABLE]
+        return Denied(f"{tried} refused the credentials", hint=GRPC[grpc.StatusCode.UNAUTHENTICATED].hint)
+    return _unavailable(message, GRPC[grpc.StatusCode.UNAVAILABLE], tried)
 
 
 def _grpc_code(failure: grpc.RpcError) -> grpc.StatusCode:
@@ -215,9 +217,14 @@ def _grpc_code(failure: grpc.RpcError) -> grpc.StatusCode:
     return getattr(failure, "code", lambda: grpc.StatusCode.UNKNOWN)()
 
 
-def _by_phrase(message: str) -> Rule | None:
+def _by_code(code: int, message: str) -> Rule | None:
+    """What the code says, where it says something. A message repeats words of the caller's, so it decides last."""
+    known = CODES.get(code)
+    if known and known.error is not InvalidArgument:
+        return known
     lowered = message.lower()
-    return next((rule for phrase, rule in PHRASES if re.search(phrase, lowered)), None)
+    found = next((rule for phrase, rule in PHRASES if re.search(phrase, lowered)), None)
+    return found if known is None or found is BAD_FILTER else known
 
 
 NOISE = (
@@ -228,7 +235,8 @@ NOISE = (
     r"(worker\(\d+\) (query|search) failed: *)+",
     r" => ",
     r"\b\d{1,3}(\.\d{1,3}){3}(:\d+)?\b",
-    r"\b[\w.-]+:\d{4,5}\b",
+    r"connecting to server on \S+",
+    r"\b[\w-]+(\.[\w-]+)+:\d{1,5}\b",
     r"(/[\w.@-]+){3,}(:\d+)?",
     r"ipv6:\S+",
     r"(stack trace:|Traceback \(most recent call last\)).*",

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import anyio
+import anyio.to_thread
 
-from mcp_server_milvus.errors import ConnectionLost, DeadlineExceeded, Error, PartialWrite
+from mcp_server_milvus.errors import ConnectionLost, DeadlineExceeded, Error, Interrupted, PartialWrite
 from mcp_server_milvus.milvus.entities import Entity, batches
+from mcp_server_milvus.milvus.filters import portable_key
 from mcp_server_milvus.milvus.pool import ClientPool
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.milvus.waiting import ReportProgress
@@ -56,7 +58,7 @@ class Write:
             Error: what failed, when nothing was written.
         """
         outcome = Outcome()
-        ranges = _numbered(batches(entities))
+        ranges = _numbered(await anyio.to_thread.run_sync(batches, entities))
         at_once = anyio.Semaphore((await self.clients.backend(self.db_name)).concurrent_writes)
         async with anyio.create_task_group() as tasks:
             for batch, members in ranges:
@@ -81,7 +83,7 @@ class Write:
                 )
                 result = await write(self.collection_name, members, self.schema, self.partition_name)
             outcome.written[batch] = list(result.primary_keys)
-        except (DeadlineExceeded, ConnectionLost) as failure:
+        except (DeadlineExceeded, ConnectionLost, Interrupted) as failure:
             outcome.unknown.append(batch)
             outcome.failure = failure
         except Error as failure:
@@ -100,6 +102,7 @@ class Write:
                 "written": sorted(outcome.written),
                 "outcome_unknown": sorted(outcome.unknown),
                 "not_written": _gaps([*outcome.written, *outcome.unknown], total),
+                **({"ids": list(map(portable_key, outcome.ids))} if self.schema.primary_key.auto_id else {}),
             },
         )
 

@@ -10,7 +10,7 @@ import anyio
 from pydantic import Field, WithJsonSchema
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.errors import InvalidArgument
+from mcp_server_milvus.errors import AlreadyExists, InvalidArgument
 from mcp_server_milvus.milvus import schema as schemas
 from mcp_server_milvus.milvus.definition import completed, require_same, require_supported
 from mcp_server_milvus.milvus.names import Name
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mcp_server_milvus.milvus.quirks import Client
 
 LOOK_UPS_AT_ONCE = 8
+SHORT_VECTOR = 8
+"""Dimensions of a vector that an example writes out."""
 
 
 class ListCollectionsInput(Input):
@@ -125,7 +127,20 @@ async def describe_collection(app: App, args: CollectionInput) -> DescribeCollec
 
 
 ElementType = Annotated[DataType, WithJsonSchema({"type": "string"})]
-"""A DataType whose values are not listed again in the schema that a model pays for."""
+Metric = Annotated[MetricType, WithJsonSchema({"type": "string"})]
+"""Enums whose values are not listed a second time in the schema that a model pays for."""
+
+Scalar = Annotated[bool | int | float | str, WithJsonSchema({})]
+"""Any JSON value but null, an array or an object, said by saying nothing."""
+
+
+class StructFieldSpec(Input):
+    """One member of the structs of an ARRAY."""
+
+    name: Name
+    type: ElementType = Field(strict=False)
+    dim: int | None = None
+    max_length: int | None = None
 
 
 class FieldSpec(Input):
@@ -139,9 +154,9 @@ class FieldSpec(Input):
     max_length: int | None = Field(None, ge=1, le=65_535, description="Bytes, of VARCHAR")
     element_type: ElementType | None = Field(None, strict=False, description="Of ARRAY; a scalar type or STRUCT")
     max_capacity: int | None = Field(None, ge=1, le=4_096, description="Of ARRAY")
-    struct_fields: list[dict[str, Any]] | None = Field(None, description="Fields, of ARRAY of STRUCT")
+    struct_fields: list[StructFieldSpec] | None = Field(None, description="Of ARRAY of STRUCT")
     nullable: bool = False
-    default_value: bool | int | float | str | None = None
+    default_value: Scalar | None = None
     is_partition_key: bool = False
     is_clustering_key: bool = False
     enable_analyzer: bool = Field(default=False, description="For BM25, on VARCHAR")
@@ -166,7 +181,7 @@ class IndexSpec(Input):
 
     field_name: Name
     index_type: str = "AUTOINDEX"
-    metric_type: MetricType | None = Field(None, strict=False)
+    metric_type: Metric | None = Field(None, strict=False)
     params: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -192,7 +207,7 @@ class CreateCollectionInput(Input):
     num_shards: int = Field(1, ge=1, le=16)
     num_partitions: int | None = Field(None, ge=1, le=1_024, description="With a partition key")
     consistency_level: ConsistencyLevel | None = Field(None, strict=False)
-    properties: dict[str, str | int | float | bool] = Field(default_factory=dict[str, "str | int | float | bool"])
+    properties: dict[str, Scalar] = Field(default_factory=dict[str, Scalar])
     description: str = ""
     db_name: Name | None = None
 
@@ -214,17 +229,15 @@ async def create_collection(app: App, args: CreateCollectionInput) -> CreateColl
     backend = await app.clients.backend(db_name)
     wanted = completed(_wanted(args), backend)
     require_supported(wanted, backend)
+    if args.num_partitions and not any(field.is_partition_key for field in wanted.fields):
+        raise InvalidArgument("num_partitions needs a field with is_partition_key: true")
     async with app.schemas.creating(db_name, args.collection_name):
-        existing = await app.schemas.find(db_name, args.collection_name)
-        if existing:
-            require_same(wanted, existing)
-        async with app.clients.client(db_name, seconds=app.settings.build_timeout) as client:
-            if not existing:
-                await _create(app, client, wanted, args.num_partitions)
-            loaded = await client.is_loaded(args.collection_name)
-        schema = await app.schemas.refresh(db_name, args.collection_name)
+        created = await _create_unless_there(app, db_name, wanted, args.num_partitions)
+    schema = await app.schemas.refresh(db_name, args.collection_name)
+    async with app.clients.client(db_name) as client:
+        loaded = await client.is_loaded(args.collection_name)
     return CreateCollectionOutput(
-        created=existing is None,
+        created=created,
         collection_name=schema.name,
         fields=[str(field) for field in schema.fields],
         indexes=[_described_index(index) for index in schema.indexes],
@@ -233,7 +246,7 @@ async def create_collection(app: App, args: CreateCollectionInput) -> CreateColl
 
 
 class DropCollectionOutput(Output):
-    """Whether there was something to drop."""
+    """That it is gone."""
 
     dropped: bool
 
@@ -294,25 +307,42 @@ async def _look_up(
     lines[name] = CollectionLine(name=name, description=described or None, entity_count=entities, loaded=loaded)
 
 
+async def _create_unless_there(app: App, db_name: str, wanted: CollectionSchema, num_partitions: int | None) -> bool:
+    """Whether it was created. If not, it is there already, and the same."""
+    existing = await app.schemas.find(db_name, wanted.name)
+    if existing is None:
+        try:
+            async with app.clients.client(db_name, seconds=app.settings.build_timeout) as client:
+                await _create(app, client, wanted, num_partitions)
+        except AlreadyExists:
+            existing = await app.schemas.find(db_name, wanted.name)
+            if existing is None:
+                raise
+        else:
+            return True
+    require_same(wanted, existing)
+    return False
+
+
 async def _create(app: App, client: "Client", wanted: CollectionSchema, num_partitions: int | None) -> None:
     """Whatever fails after the creation, cancellation too, takes the collection away again."""
     async with AsyncExitStack() as undo:
         with anyio.fail_after(app.settings.timeout, shield=True):  # cancelled halfway, it would stay unknown to us
             await client.create_as(wanted, num_partitions=num_partitions)
-        undo.push_async_callback(_shielded_drop, client, wanted.name, app.settings.timeout)
+        made = await client.describe(wanted.name)
+        undo.push_async_callback(_shielded_drop, client, made, app.settings.timeout)
         for index in wanted.indexes:
-            metric = {"metric_type": index.metric_type} if index.metric_type else {}
-            params = {"index_type": index.index_type, **metric, "params": dict(index.params)}
-            await client.start_index(wanted.name, index.field_name, index.field_name, params)
+            await client.start_index(wanted.name, index)
         for index in wanted.indexes:
             await wait_for_index(client, wanted.name, index.field_name, app.report_progress)
         await load_and_wait(client, wanted.name, app.report_progress)
         undo.pop_all()
 
 
-async def _shielded_drop(client: "Client", collection_name: str, seconds: float) -> None:
+async def _shielded_drop(client: "Client", made: CollectionSchema, seconds: float) -> None:
     with anyio.move_on_after(seconds, shield=True):
-        await client.drop_collection(collection_name)
+        await client.confirm(made.name, made)
+        await client.drop_collection(made.name)
 
 
 def _wanted(args: CreateCollectionInput) -> CollectionSchema:
@@ -367,7 +397,7 @@ def _indexes(specs: Sequence[IndexSpec]) -> tuple[schemas.Index, ...]:
 
 def _field(spec: FieldSpec) -> schemas.Field:
     options = spec.model_dump(exclude={"analyzer_params", "struct_fields"})
-    members = tuple(_field(FieldSpec.model_validate(member)) for member in spec.struct_fields or ())
+    members = tuple(schemas.Field(**member.model_dump()) for member in spec.struct_fields or ())
     analyzer = json.dumps(spec.analyzer_params) if spec.analyzer_params else ""
     return schemas.Field(**options, analyzer_params=analyzer, struct_fields=members)
 
@@ -418,7 +448,7 @@ def _example_value(field: schemas.Field) -> Any:
     if field.type is DataType.SPARSE_FLOAT_VECTOR:
         return {"17": 0.5, "1024": 0.25}
     if field.type.is_vector:
-        return f"[{field.dim} numbers]"
+        return [0.5] * field.dim if field.dim and field.dim <= SHORT_VECTOR else f"[{field.dim} numbers]"
     examples: dict[DataType, Any] = {
         DataType.BOOL: True,
         DataType.FLOAT: 0.5,

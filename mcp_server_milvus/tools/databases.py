@@ -10,7 +10,7 @@ from mcp_server_milvus.vocabulary import Effect, Toolset
 class ListDatabasesInput(Input):
     """No arguments but the one that every tool has."""
 
-    db_name: str | None = Field(None, description="Only to check the access to this database")
+    db_name: str | None = Field(None, description="Not needed: all databases are listed")
 
 
 class ListDatabasesOutput(Output):

@@ -21,6 +21,9 @@ from mcp_server_milvus.vocabulary import ConsistencyLevel, Effect, Toolset
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.quirks import Client
 
+SHOWN_MISSING = 100
+"""Keys without an entity that `get` names."""
+
 READ_AT_ONCE = 256
 """Entities of one request while a page fills up: few requests, and little read in vain when the bytes run out."""
 
@@ -148,10 +151,11 @@ async def get(app: App, args: GetInput) -> GetOutput:
         present = [found[key] for key in wanted if key in found]
         fits = all(page.admit(entity) for entity in present)
         missing = [portable_key(key) for key in wanted if key not in found]
+        limits = page.limits(stopped="" if fits else "get the other ids in another call") or []
+        if len(missing) > SHOWN_MISSING:
+            limits.append(f"missing_ids: the first {SHOWN_MISSING} of {len(missing)}")
         return GetOutput(
-            entities=page.entities,
-            missing_ids=missing or None,
-            applied_limits=page.limits(stopped="" if fits else "get the other ids in another call"),
+            entities=page.entities, missing_ids=missing[:SHOWN_MISSING] or None, applied_limits=limits or None
         )
 
     output, _ = await app.read(app.database(args.db_name), args.collection_name, read)
@@ -255,7 +259,10 @@ async def _write(app: App, args: Entities, operation: Operation) -> tuple[Outcom
         )
         return await job.run(checked), schema
 
-    return await app.schemas.used_by(db_name, args.collection_name, write)
+    written, _ = await app.loaded_if_needed(
+        db_name, args.collection_name, lambda: app.schemas.used_by(db_name, args.collection_name, write)
+    )
+    return written
 
 
 def _checked(

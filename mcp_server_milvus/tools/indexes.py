@@ -57,11 +57,11 @@ async def build_index(app: App, args: BuildIndexInput) -> BuildIndexOutput:
         metric = args.metric_type or (existing.metric_type if existing else "")
         asked = Index(args.field_name, args.index_name or args.field_name, args.index_type, metric, args.params)
         wanted = completed_index(schema, asked, client.backend)
-        if existing and _serves(existing, args):
+        if existing and existing.state != "failed" and _serves(existing, args):
             return await wait_for_index(client, args.collection_name, args.field_name, app.report_progress), False
         if existing is None:
             return await _build(app, client, args.collection_name, wanted), True
-        if not args.replace:
+        if not args.replace and existing.state != "failed":
             raise Conflict(f"{args.field_name} has another index: {_told(existing)}", hint="replace: true replaces it")
         return await _rebuild(app, client, args.collection_name, existing, wanted), True
 
@@ -78,9 +78,7 @@ async def build_index(app: App, args: BuildIndexInput) -> BuildIndexOutput:
 
 
 async def _build(app: App, client: "Client", collection_name: str, index: Index) -> Index:
-    metric = {"metric_type": index.metric_type} if index.metric_type else {}
-    params = {"index_type": index.index_type, **metric, "params": dict(index.params)}
-    await client.start_index(collection_name, index.field_name, index.index_name, params)
+    await client.start_index(collection_name, index)
     return await wait_for_index(client, collection_name, index.field_name, app.report_progress)
 
 
@@ -91,8 +89,8 @@ async def _rebuild(app: App, client: "Client", collection_name: str, old: Index,
         if was_loaded:
             await client.release_collection(collection_name)
             undo.push_async_callback(_shielded_load, app, client, collection_name)
-        await client.drop_one_index(collection_name, old)
         undo.push_async_callback(_shielded_build, app, client, collection_name, old)
+        await client.drop_one_index(collection_name, old)
         built = await _build(app, client, collection_name, new)
         undo.pop_all()
     if was_loaded:
@@ -102,9 +100,11 @@ async def _rebuild(app: App, client: "Client", collection_name: str, old: Index,
 
 async def _shielded_build(app: App, client: "Client", collection_name: str, index: Index) -> None:
     with anyio.move_on_after(app.settings.build_timeout, shield=True):
-        for failed in await client.describe_indexes(collection_name):
-            if failed.field_name == index.field_name:
-                await client.drop_one_index(collection_name, failed)
+        for there in await client.describe_indexes(collection_name):
+            if there == index and there.state == "finished":
+                return
+            if there.field_name == index.field_name:
+                await client.drop_one_index(collection_name, there)
         await _build(app, client, collection_name, index)
 
 

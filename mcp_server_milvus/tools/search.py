@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import Field
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.errors import Conflict, InvalidArgument, NotFound
+from mcp_server_milvus.errors import Conflict, InvalidArgument, NotFound, NotSupported
 from mcp_server_milvus.milvus import schema as schemas
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW, Feature
 from mcp_server_milvus.milvus.entities import checked_vector, reads_text
@@ -71,6 +71,7 @@ async def search(app: App, args: SearchInput) -> SearchOutput:
     matching = rendered(args.filter, args.filter_params)
 
     async def read(client: "Client", schema: "CollectionSchema") -> SearchOutput:
+        schema = await client.with_current_indexes(args.collection_name, schema)
         target = await _target(client, schema, args)
         found = await client.search_nearest(
             args.collection_name,
@@ -81,7 +82,7 @@ async def search(app: App, args: SearchInput) -> SearchOutput:
             limit=args.limit,
             offset=args.offset or None,
             output_fields=schema.output_fields(args.output_fields),
-            search_params={"params": _params(client, args, target)},
+            search_params={"metric_type": target.metric_type, "params": _params(client, args, target)},
             partition_names=args.partition_names,
             consistency_level=args.consistency_level,
             **_grouping(client, schema, args),
@@ -128,12 +129,16 @@ def _vector_field(schema: "CollectionSchema", args: SearchInput) -> schemas.Fiel
             raise InvalidArgument(f"anns_field: {field} cannot be searched with {_given(args)}; {_choices(schema)}")
         return field
     fitting = [field for field in schema.vector_fields if _fits(schema, field, args)]
+    if isinstance(args.vector, list) and len(fitting) > 1:
+        fitting = [field for field in fitting if field.dim == len(args.vector)] or fitting
     if len(fitting) == 1:
         return fitting[0]
-    problem = "no field" if not fitting else "more than one field"
+    if fitting:
+        problem, hint = "more than one field", "name one of them in anns_field"
+    else:
+        problem, hint = "no field", "search with what one of the fields takes"
     raise InvalidArgument(
-        f"{problem} of {schema.name} can be searched with {_given(args)}; {_choices(schema)}",
-        hint="name it in anns_field",
+        f"{problem} of {schema.name} can be searched with {_given(args)}; {_choices(schema)}", hint=hint
     )
 
 
@@ -192,6 +197,10 @@ def _grouping(client: "Client", schema: "CollectionSchema", args: SearchInput) -
         if args.group_size is not None:
             raise InvalidArgument("group_size needs group_by_field")
         return {}
+    if args.group_by_field not in schema.by_name and schema.enable_dynamic_field:
+        raise NotSupported(
+            f"group_by_field: {args.group_by_field} is not in the schema; only its fields can group hits"
+        )
     schema.require(args.group_by_field)
     client.backend.require(
         Feature.GROUP_BY, where="group_by_field", instead="search with a larger limit and group the hits"

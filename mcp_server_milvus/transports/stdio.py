@@ -7,6 +7,7 @@ It is the only file that uses a private name of the SDK: `MCPServer._lowlevel_se
 
 import asyncio
 import contextlib
+import json
 from collections import Counter
 from typing import Any, cast
 
@@ -123,7 +124,7 @@ def _message(line: bytes) -> JSONRPCMessage:
     try:
         frame = from_json(line)
     except ValueError as error:
-        raise _Refused(PARSE_ERROR, f"Parse error: {error}") from None
+        raise _Refused(PARSE_ERROR, f"Parse error: {error}", _unparsed_id(line)) from None
     try:
         message = jsonrpc_message_adapter.validate_python(frame, by_name=False)
     except ValidationError:
@@ -131,6 +132,14 @@ def _message(line: bytes) -> JSONRPCMessage:
     if isinstance(message, JSONRPCNotification) and "id" in frame:
         raise _Refused(INVALID_REQUEST, "The id of a request is a string or an integer")
     return message
+
+
+def _unparsed_id(line: bytes) -> RequestId | None:
+    """The id of a line that the SDK's parser does not take and Python's does: half a surrogate pair, deep nesting."""
+    try:
+        return _request_id(json.loads(line))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _request_id(frame: Any) -> RequestId | None:
@@ -150,6 +159,8 @@ class _Calls:
         self._settled = anyio.Event()
 
     def received(self, message: JSONRPCMessage) -> None:
+        if self.abandoned:
+            return
         match message:
             case JSONRPCRequest(method="subscriptions/listen"):
                 pass  # answered only when the client ends it
