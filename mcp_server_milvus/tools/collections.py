@@ -329,7 +329,7 @@ async def _create(app: App, client: "Client", wanted: CollectionSchema, num_part
     async with AsyncExitStack() as undo:
         with anyio.fail_after(app.settings.timeout, shield=True):  # cancelled halfway, it would stay unknown to us
             await client.create_as(wanted, num_partitions=num_partitions)
-        made = await client.describe(wanted.name)
+            made = await client.describe(wanted.name)
         undo.push_async_callback(_shielded_drop, client, made, app.settings.timeout)
         for index in wanted.indexes:
             await client.start_index(wanted.name, index)
