@@ -98,6 +98,8 @@ class ClientPool:
                     yield connection.client
         except (Unavailable, DeadlineExceeded) as error:
             self._retire(db_name, connection)
+            if self._engine and isinstance(error, Unavailable):
+                error.hint = "call again: an engine that has ended is started anew"
             if waiting:
                 raise LimitExceeded(
                     f"{self._settings.max_concurrency} calls are under way and none ended within {limit:g} s",

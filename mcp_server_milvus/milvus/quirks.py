@@ -38,7 +38,7 @@ from pymilvus.client.abstract import MutationResult
 from pymilvus.client.prepare import Prepare
 from pymilvus.client.types import ConsistencyLevel as MilvusConsistencyLevel
 from pymilvus.client.utils import check_status
-from pymilvus.exceptions import DescribeCollectionException, ErrorCode, MilvusException
+from pymilvus.exceptions import ErrorCode, MilvusException
 from pymilvus.grpc_gen import common_pb2
 
 from mcp_server_milvus.errors import AlreadyExists, NotFound, StaleSchema
@@ -405,11 +405,13 @@ class Client(AsyncMilvusClient):
             return int(rows[0]["count(*)"])
         return int((await self.get_collection_stats(collection_name)).get("row_count", 0))
 
-    async def description(self, collection_name: str) -> str | None:
-        """The collection's description, or None when it was dropped meanwhile."""
+    async def summary(self, collection_name: str) -> tuple[str, bool, int] | None:
+        """A collection's description, whether it is loaded, and its entity count; None when it was dropped meanwhile."""
         try:
-            return description_in(await self.describe_collection(collection_name))
-        except DescribeCollectionException as failure:
+            description = description_in(await self.describe_collection(collection_name))
+            loaded = await self.is_loaded(collection_name)
+            return description, loaded, await self.entity_count(collection_name, loaded=loaded)
+        except MilvusException as failure:
             if failure.code == ErrorCode.COLLECTION_NOT_FOUND:
                 return None
             raise

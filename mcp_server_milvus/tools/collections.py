@@ -299,12 +299,10 @@ async def _look_up(
     client: "Client", name: str, at_once: anyio.CapacityLimiter, lines: dict[str, CollectionLine]
 ) -> None:
     async with at_once:
-        described = await client.description(name)
-        if described is None:
-            return
-        loaded = await client.is_loaded(name)
-        entities = await client.entity_count(name, loaded=loaded)
-    lines[name] = CollectionLine(name=name, description=described or None, entity_count=entities, loaded=loaded)
+        found = await client.summary(name)
+    if found:
+        description, loaded, entities = found
+        lines[name] = CollectionLine(name=name, description=description or None, entity_count=entities, loaded=loaded)
 
 
 async def _create_unless_there(app: App, db_name: str, wanted: CollectionSchema, num_partitions: int | None) -> bool:
