@@ -406,7 +406,7 @@ class Client(AsyncMilvusClient):
         return int((await self.get_collection_stats(collection_name)).get("row_count", 0))
 
     async def summary(self, collection_name: str) -> tuple[str, bool, int] | None:
-        """A collection's description, whether it is loaded, and its entity count; None when it was dropped meanwhile."""
+        """A collection's description, whether it is loaded, its entity count; None when it was dropped meanwhile."""
         try:
             description = description_in(await self.describe_collection(collection_name))
             loaded = await self.is_loaded(collection_name)
