@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -235,9 +236,11 @@ def build_server(database: Any, calls: ThreadPoolExecutor) -> Any:
 
 
 def numbering_service(database: Any) -> Any:
-    """Milvus Lite's service, with numbers on its partitions as a server has them: when their collection was made.
+    """Milvus Lite's service, with two numbers on each partition.
 
-    By these, one collection is told from another that was made later with the same name and the same schema.
+    The first is when its collection was made: by that, one collection is told from another that was made later with the
+    same name and the same schema. The second, where a server has a time, is a digest of the indexes: by that, a cached
+    metric is told from one that has changed. Both cost nothing, where describing the indexes counts all entities.
     """
     from milvus_lite.adapter.grpc.servicer import MilvusServicer
     from milvus_lite.db import SCHEMA_FILENAME
@@ -248,7 +251,10 @@ def numbering_service(database: Any) -> Any:
             if response.partition_names:
                 collection: Any = self._get_collection(request, context)
                 made = (Path(collection._data_dir) / SCHEMA_FILENAME).stat().st_mtime_ns  # noqa: SLF001 (it has no other)
+                specs = sorted(collection._index_specs.items())  # noqa: SLF001 (likewise)
+                indexes = zlib.crc32(repr(specs).encode())
                 response.partitionIDs.extend([made] * len(response.partition_names))
+                response.created_utc_timestamps.extend([indexes] * len(response.partition_names))
             return response
 
     return NumberingService(database)

@@ -150,22 +150,23 @@ class Client(AsyncMilvusClient):
 
     async def describe(self, collection_name: str) -> CollectionSchema:
         """The schema with its functions and indexes, as it is now."""
-        identity = await self._identity(collection_name)
+        identity, index_digest = await self._numbers(collection_name)
         handler = await self._get_connection()
         context = self._generate_call_context()
         described = await handler.describe_collection(collection_name, context=context)
         indexes = await handler.list_indexes(collection_name, context=context)
-        return parse_schema(described, indexes, identity)
+        return replace(parse_schema(described, indexes), identity=identity, index_digest=index_digest)
 
-    async def _identity(self, collection_name: str) -> str:
-        """What tells this collection from one that is made later with its name: the number of its first partition.
+    async def _numbers(self, collection_name: str) -> tuple[str, str]:
+        """What tells this collection from one that is made later with its name, and its indexes from later ones.
 
-        A Milvus Lite that is not ours numbers nothing.
+        The first is the number of a collection's first partition, which a server and our own engine give. The second
+        is of our own engine alone: see `engine.numbering_service`.
         """
         stub, metadata = await self._stub()
         response = await stub.ShowPartitions(Prepare.show_partitions_request(collection_name), metadata=metadata)
         check_status(response.status)
-        return str(min(response.partitionIDs, default=0))
+        return str(min(response.partitionIDs, default=0)), str(min(response.created_utc_timestamps, default=0))
 
     async def insert_entities(
         self, collection_name: str, entities: list[dict[str, Any]], schema: CollectionSchema, partition_name: str
@@ -209,7 +210,7 @@ class Client(AsyncMilvusClient):
         Raises:
             StaleSchema: it belongs to another collection now.
         """
-        if schema.identity != await self._identity(collection_name):
+        if schema.identity != (await self._numbers(collection_name))[0]:
             raise StaleSchema(collection_name)
 
     async def delete_matching(
@@ -315,11 +316,14 @@ class Client(AsyncMilvusClient):
         )
         return list(found[0])
 
-    async def with_current_indexes(self, collection_name: str, schema: CollectionSchema) -> CollectionSchema:
-        """The schema with its indexes as they are now, where a backend would not say that a metric has changed."""
-        if not self.backend.is_lite:
-            return schema
-        return replace(schema, indexes=await self.describe_indexes(collection_name))
+    async def confirm_indexes(self, collection_name: str, schema: CollectionSchema) -> None:
+        """Nothing, if the indexes are those of the schema, or a server notices by itself that a metric is another.
+
+        Raises:
+            StaleSchema: they are not.
+        """
+        if self.backend.is_lite and schema.index_digest != (await self._numbers(collection_name))[1]:
+            raise StaleSchema(collection_name)
 
     async def require_new_keys(
         self, collection_name: str, entities: list[dict[str, Any]], schema: CollectionSchema

@@ -85,7 +85,11 @@ class Function:
 
 @dataclass(frozen=True)
 class CollectionSchema:
-    """All that is known of one collection. Equality is about what a caller's entities and searches depend on."""
+    """All that is known of one collection. Equality is about what a caller's entities and searches depend on.
+
+    `identity` tells a collection from another that is later made with its name, and `index_digest` its indexes from
+    later ones; both are "0" where the backend has no such thing.
+    """
 
     name: str
     fields: tuple[Field, ...]
@@ -93,6 +97,7 @@ class CollectionSchema:
     indexes: tuple[Index, ...]
     enable_dynamic_field: bool
     identity: str = ""
+    index_digest: str = ""
     consistency_level: str = field(default="", compare=False)
     num_shards: int = field(default=1, compare=False)
     num_partitions: int | None = field(default=None, compare=False)
@@ -177,11 +182,8 @@ class CollectionSchema:
         return list(dict.fromkeys([self.primary_key.name, *names]))
 
 
-def parse_schema(described: Mapping[str, Any], indexes: Sequence[Any], identity: str) -> CollectionSchema:
-    """The schema from pymilvus's description, the index descriptions of its gRPC API, and an identity.
-
-    `identity` tells a collection from another that was later made with the same name; empty where the backend has none.
-    """
+def parse_schema(described: Mapping[str, Any], indexes: Sequence[Any]) -> CollectionSchema:
+    """The schema from pymilvus's description and the index descriptions of its gRPC API."""
     functions = tuple(_parse_function(raw) for raw in described.get("functions", ()))
     outputs = {name for function in functions for name in function.outputs}
     fields = [_parse_field(raw, outputs) for raw in described["fields"]]
@@ -192,7 +194,6 @@ def parse_schema(described: Mapping[str, Any], indexes: Sequence[Any], identity:
         functions=functions,
         indexes=tuple(parse_index(raw) for raw in indexes),
         enable_dynamic_field=bool(described.get("enable_dynamic_field")),
-        identity=identity,
         consistency_level=str(described.get("consistency_level_name", "")),
         num_shards=int(described.get("num_shards", 1)),
         num_partitions=described.get("num_partitions"),

@@ -71,7 +71,7 @@ async def search(app: App, args: SearchInput) -> SearchOutput:
     matching = rendered(args.filter, args.filter_params)
 
     async def read(client: "Client", schema: "CollectionSchema") -> SearchOutput:
-        schema = await client.with_current_indexes(args.collection_name, schema)
+        await client.confirm_indexes(args.collection_name, schema)
         target = await _target(client, schema, args)
         found = await client.search_nearest(
             args.collection_name,
