@@ -40,6 +40,9 @@ class BoundedOutput(Output):
     )
 
 
+MAX_PROBLEMS = 5
+"""Problems that one message tells."""
+
 SHOWN_LENGTH = 60
 """Characters of a wrong value that a message repeats."""
 
@@ -152,8 +155,9 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _explained(tool: Tool[Any, Any], error: ValidationError) -> str:
     names = list(tool.input_model.model_fields)
-    problems = dict.fromkeys(_problem(problem, names) for problem in error.errors(include_url=False))
-    return f"{tool.name}: {'; '.join(problems)}"
+    problems = list(dict.fromkeys(_problem(problem, names) for problem in error.errors(include_url=False)))
+    more = f"; and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
+    return f"{tool.name}: {'; '.join(problems[:MAX_PROBLEMS])}{more}"
 
 
 def _problem(problem: Any, names: list[str]) -> str:

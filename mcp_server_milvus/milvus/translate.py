@@ -55,6 +55,11 @@ PHRASES: tuple[tuple[str, Rule], ...] = (
         r"parse expression|create expr plan|invalid expression|unknown escape sequence|\bat column \d+\n",
         BAD_FILTER,
     ),
+    (r"int too large|recursion depth", BAD_FILTER),
+    (
+        r"\[errno \d+\]",
+        Rule(MilvusFailed, "the embedded engine cannot write its data folder: check its disk and its rights"),
+    ),
     (r"^unknown field|unknown column|field .* not exist.*expression", BAD_FILTER),
     (r"collection not loaded|not been loaded|is not loaded|not fully loaded", NOT_LOADED),
     (r"release.* first|is loaded, please release|cannot drop.*load|loaded.*release", RELEASE_FIRST),
