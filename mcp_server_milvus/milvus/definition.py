@@ -133,6 +133,7 @@ def _sized(each: Field) -> Field:
         max_capacity=each.max_capacity or DEFAULT_MAX_CAPACITY if each.type is DataType.ARRAY else None,
         enable_analyzer=each.enable_analyzer or each.enable_match or bool(each.analyzer_params),
         default_value=_sized_default(each),
+        struct_fields=tuple(map(_sized, each.struct_fields)),
     )
 
 
@@ -181,12 +182,24 @@ def _require_consistent_field(each: Field) -> None:
         raise InvalidArgument(f"field {each.name}: {each.element_type} cannot be the element_type of an ARRAY")
     if each.type is DataType.STRUCT:
         raise InvalidArgument(f"field {each.name}: STRUCT is an element_type of ARRAY")
+    _require_consistent_members(each)
     if each.auto_id and not each.is_primary:
         raise InvalidArgument(f"field {each.name}: auto_id is for the primary key")
     if each.is_primary and (each.nullable or each.default_value is not None):
         raise InvalidArgument(f"field {each.name}: the primary key has neither nullable nor default_value")
     if each.default_value is not None and (problem := value_problem(each, each.default_value)):
         raise InvalidArgument(f"field {each.name}: default_value: {problem}; expected {each}")
+
+
+def _require_consistent_members(each: Field) -> None:
+    if (each.element_type is DataType.STRUCT) != bool(each.struct_fields):
+        raise InvalidArgument(f"field {each.name}: an ARRAY of STRUCT, and nothing else, has struct_fields")
+    if len({member.name for member in each.struct_fields}) < len(each.struct_fields):
+        raise InvalidArgument(f"field {each.name}: two of its struct_fields have the same name")
+    for member in each.struct_fields:
+        if member.type in NO_ELEMENTS:
+            raise InvalidArgument(f"field {each.name}: {member.name}: {member.type} cannot be in a struct")
+        _require_consistent_field(member)
 
 
 def _require_supported_field(each: Field, backend: Backend) -> None:

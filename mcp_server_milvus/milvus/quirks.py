@@ -64,7 +64,7 @@ REPEATED = frozenset(
         "get_server_version",
         "list_aliases",
         "list_collections",
-        "list_databases",
+        "list_database",
         "list_indexes",
         "list_partitions",
         "query",

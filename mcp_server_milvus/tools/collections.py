@@ -16,7 +16,7 @@ from mcp_server_milvus.milvus.definition import completed, require_same, require
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.results import cursor_fingerprint, decode_cursor, encode_cursor, masked
 from mcp_server_milvus.milvus.schema import CollectionSchema
-from mcp_server_milvus.milvus.waiting import load_and_wait, wait_for_index
+from mcp_server_milvus.milvus.waiting import FIRST_PAUSE, load_and_wait, wait_for_index
 from mcp_server_milvus.tool import Input, Output, tool
 from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType, Effect, FunctionType, MetricType, Toolset
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from mcp_server_milvus.milvus.quirks import Client
 
 LOOK_UPS_AT_ONCE = 8
+HALF_MADE_SECONDS = 2.0
+"""How long another server may take from creating a collection to its last index."""
+
 SHORT_VECTOR = 8
 """Dimensions of a vector that an example writes out."""
 
@@ -318,8 +321,19 @@ async def _create_unless_there(app: App, db_name: str, wanted: CollectionSchema,
                 raise
         else:
             return True
-    require_same(wanted, existing)
+    require_same(wanted, await _once_indexed(app, db_name, wanted, existing))
     return False
+
+
+async def _once_indexed(
+    app: App, db_name: str, wanted: CollectionSchema, existing: CollectionSchema
+) -> CollectionSchema:
+    """The existing collection, after a while if it lacks an index: another server may be creating it at this moment."""
+    deadline = anyio.current_time() + HALF_MADE_SECONDS
+    while anyio.current_time() < deadline and not all(existing.index_of(each.field_name) for each in wanted.indexes):
+        await anyio.sleep(FIRST_PAUSE)
+        existing = await app.schemas.find(db_name, wanted.name) or existing
+    return existing
 
 
 async def _create(app: App, client: "Client", wanted: CollectionSchema, num_partitions: int | None) -> None:

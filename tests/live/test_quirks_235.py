@@ -4,10 +4,14 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import anyio
+import grpc
 import pytest
 from pymilvus import AsyncMilvusClient, DataType
+from pymilvus.grpc_gen import common_pb2
 
-from tests.milvus.conftest import Agent, agent, watching
+from mcp_server_milvus.milvus.schema import Index
+from tests.milvus.conftest import Agent, agent, connected, watching
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live")]
 
@@ -87,7 +91,7 @@ async def test_an_index_is_built_without_pymilvus_s_half_second(server: Agent, r
     await raw.create_collection("qk_quick", schema=schema_of(raw))
     async with server.app.clients.client("default") as client:
         started = time.monotonic()
-        await client.start_index("qk_quick", "vector", "vector", {"index_type": "FLAT", "metric_type": "L2"})
+        await client.start_index("qk_quick", Index("vector", "vector", "FLAT", "L2"))
         assert time.monotonic() - started < 0.4
 
 
@@ -103,6 +107,67 @@ async def test_a_read_sees_what_was_written_deleted_and_upserted_before_it(serve
         assert [hit["fields"]["state"] for hit in hits] == ["changed"]
         await server.call("delete", collection_name="qk_session", filter=f"id == {number}")
         assert await server.found("qk_session") == []
+
+
+async def test_of_two_writes_at_once_reads_wait_for_the_later(server: Agent, milvus_235: str) -> None:
+    await server.call("create_collection", collection_name="qk_both", dimension=2)
+    schema = await server.app.schemas.get("default", "qk_both")
+    with watching() as wire:
+        client = await connected(milvus_235)
+    first_is_in, second_is_answered = anyio.Event(), anyio.Event()
+    times: list[int] = []
+
+    async def hold_the_first(name: str, _request: Any) -> None:
+        if name == "Upsert" and not first_is_in.is_set():
+            first_is_in.set()
+            await second_is_answered.wait()
+
+    async def write(key: int) -> None:
+        result = await client.upsert_entities("qk_both", [{"id": key, "vector": [1.0, key]}], schema, "")
+        times.append(result.timestamp)
+
+    wire.after = hold_the_first
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as both:
+            both.start_soon(write, 1)
+            await first_is_in.wait()
+            await write(2)
+            second_is_answered.set()
+    later, earlier = times
+    assert earlier < later
+    assert client.last_writes["qk_both"] == later
+    await client.close()
+
+
+async def test_a_delete_whose_time_is_unknown_has_succeeded_and_the_next_read_sees_it(milvus_235: str) -> None:
+    with watching() as wire:
+        async with agent(uri=milvus_235) as each:
+            await each.call("create_collection", collection_name="qk_time", dimension=2)
+            await each.call("insert", collection_name="qk_time", data=[{"id": 1, "vector": [1, 2]}])
+            wire.answers(grpc.StatusCode.UNAVAILABLE, "AllocTimestamp")
+            await each.call("delete", collection_name="qk_time", filter="id == 1")
+            assert await each.found("qk_time") == []
+            assert not wire.last["Query"].use_default_consistency
+            assert wire.last["Query"].consistency_level == common_pb2.ConsistencyLevel.Strong
+
+
+async def test_a_search_notices_that_another_process_rebuilt_the_index_with_another_metric(
+    server: Agent, raw: AsyncMilvusClient
+) -> None:
+    await server.call("create_collection", collection_name="qk_metric", dimension=2, metric_type="L2")
+    await server.call("insert", collection_name="qk_metric", data=[{"id": 1, "vector": [3, 4]}])
+    asked = {"collection_name": "qk_metric", "vector": [1, 0]}
+    before = await server.call("search", **asked)
+    assert (before["metric_type"], before["hits"][0]["score"]) == ("L2", 20)
+
+    await raw.release_collection("qk_metric")
+    await raw.drop_index("qk_metric", "vector")
+    params = raw.prepare_index_params()
+    params.add_index("vector", index_type="FLAT", metric_type="IP")
+    await raw.create_index("qk_metric", params)
+    await raw.load_collection("qk_metric")
+    after = await server.call("search", **asked)
+    assert (after["metric_type"], after["hits"][0]["score"]) == ("IP", 3)
 
 
 async def test_paging_is_complete_when_a_page_ends_among_equal_keys(server: Agent) -> None:

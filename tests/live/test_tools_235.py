@@ -70,7 +70,6 @@ async def by_name(agent: Agent) -> str:
         ({"name": "half", "type": "FLOAT16_VECTOR", "dim": 8}, "FLOAT16_VECTOR"),  # it is stored, and searched wrongly
         ({"name": "tiny", "type": "INT8_VECTOR", "dim": 8}, "INT8_VECTOR"),
         ({"name": "where", "type": "GEOMETRY"}, "GEOMETRY"),
-        ({"name": "where", "type": "ARRAY", "element_type": "GEOMETRY"}, "GEOMETRY"),
         ({"name": "when", "type": "TIMESTAMPTZ"}, "TIMESTAMPTZ"),
         ({"name": "maybe", "type": "INT8", "nullable": True}, "nullable"),
         ({"name": "seven", "type": "INT8", "default_value": 7}, "default value"),
@@ -95,6 +94,16 @@ async def test_what_2_3_5_lacks_is_refused_before_anything_is_created(
     assert error["code"] == "not_supported"
     assert said in error["message"]
     assert "Milvus 2.3.5" in error["message"]
+    assert not await agent.exists(collection)
+
+
+async def test_elements_that_no_milvus_has_are_refused_before_anything_is_created(
+    agent: Agent, collection: str
+) -> None:
+    places = {"name": "places", "type": "ARRAY", "element_type": "GEOMETRY"}
+    error = await agent.fails("create_collection", collection_name=collection, fields=[ID, VECTOR, places])
+    assert error["code"] == "invalid_argument"
+    assert "GEOMETRY" in error["message"]
     assert not await agent.exists(collection)
 
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from subprocess import PIPE
@@ -13,12 +13,16 @@ import anyio
 import grpc
 import pytest
 from mcp.client import Client
+from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
 from mcp_server_milvus.app import App, open_app
+from mcp_server_milvus.milvus import quirks
 from mcp_server_milvus.milvus.embedded import EmbeddedEngine
 from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import load_settings
 from mcp_server_milvus.tools import TOOLS
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 # Milvus Lite behind a port, to be killed and started again: cheaper than a Milvus server.
 LITE_ON_TCP = """
@@ -67,15 +71,50 @@ async def agent(**settings: Any) -> AsyncGenerator[Agent]:
 
 
 class Wire(grpc.aio.UnaryUnaryClientInterceptor):
-    """What the clients of this process send, by the name of the RPC."""
+    """What the clients of this process send, by the name of the RPC.
+
+    `before` and `after` run when a request is about to be sent and when Milvus has carried it out. What they raise
+    takes the place of the answer.
+    """
 
     def __init__(self) -> None:
         self.sent: Counter[str] = Counter()
+        self.last: dict[str, Any] = {}
+        self.before: OnTheWire = pass_on
+        self.after: OnTheWire = pass_on
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         method = client_call_details.method
-        self.sent[(method.decode() if isinstance(method, bytes) else method).rpartition("/")[2]] += 1
-        return await continuation(client_call_details, request)
+        name = (method.decode() if isinstance(method, bytes) else method).rpartition("/")[2]
+        self.sent[name] += 1
+        self.last[name] = request
+        await self.before(name, request)
+        call = await continuation(client_call_details, request)
+        if self.after is not pass_on:
+            await call
+            await self.after(name, request)
+        return call
+
+    def answers(self, code: grpc.StatusCode, *names: str) -> None:
+        """Milvus carries these RPCs out, and what comes back is this status."""
+
+        async def broken(name: str, _request: Any) -> None:
+            if name in names:
+                raise rpc_error(code, "broken at 10.1.2.3:19530")
+
+        self.after = broken
+
+
+OnTheWire = Callable[[str, Any], Awaitable[None]]
+
+
+async def pass_on(_name: str, _request: Any) -> None:
+    """Nothing in between."""
+
+
+def rpc_error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    nothing = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(code, nothing, nothing, details, details)
 
 
 @contextmanager
@@ -156,3 +195,35 @@ async def eventually(condition: Callable[[], bool], *, within: float = 10) -> No
     with anyio.fail_after(within):
         while not condition():
             await anyio.sleep(0.01)
+
+
+async def connected(uri: str) -> quirks.Client:
+    return await quirks.connect(uri, credentials="", db_name="default", last_writes={}, seconds=5)
+
+
+@asynccontextmanager
+async def failing_milvus(
+    *broken: str, code: grpc.StatusCode = grpc.StatusCode.INTERNAL
+) -> AsyncGenerator[tuple[str, Counter[str]]]:
+    """A server that says hello and answers the named RPCs with a failure, which no real one does on demand."""
+    received: Counter[str] = Counter()
+
+    def answering(handler_call_details: Any) -> Any:
+        name = handler_call_details.method.rpartition("/")[2]
+
+        async def answer(_request: bytes, context: Any) -> bytes:
+            received[name] += 1
+            if name in broken:
+                await context.abort(code, "broken at 10.1.2.3:19530")
+            if name == "GetVersion":
+                return milvus_pb2.GetVersionResponse(version="v2.3.5").SerializeToString()
+            return milvus_pb2.ConnectResponse(status=common_pb2.Status()).SerializeToString()
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    handlers: Any = type("Handlers", (grpc.GenericRpcHandler,), {"service": lambda _, call: answering(call)})()
+    server = grpc.aio.server(handlers=[handlers])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"http://127.0.0.1:{port}", received
+    await server.stop(None)

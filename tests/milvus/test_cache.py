@@ -1,6 +1,7 @@
 """How often a schema is asked for, counted on the wire to a real engine, and who notices when it is another one."""
 
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -200,6 +201,34 @@ async def test_a_delete_never_hits_a_key_of_the_collection_that_took_the_place(
     assert await watched.call("count", collection_name="c_delete") == {"count": 1}
 
     assert await watched.call("delete", collection_name="c_delete", ids=[1]) == {"delete_count": 1}
+
+
+async def test_a_collection_made_anew_just_as_it_was_is_another_one(watched: Agent, other: AsyncMilvusClient) -> None:
+    await made_anew(other, "c_twin", DataType.INT64, dimension=2)
+    before = await watched.app.schemas.get("default", "c_twin")
+    await made_anew(other, "c_twin", DataType.INT64, dimension=2)
+    await other.insert("c_twin", [{"id": 1, "vector": [1, 0]}])
+    for tool, arguments in (("delete", {"ids": [1]}), ("drop_collection", {})):
+        watched.app.schemas._entries["default", "c_twin"].schema = before
+        assert (await watched.refused(tool, collection_name="c_twin", **arguments))["code"] == "conflict"
+    assert await watched.call("count", collection_name="c_twin") == {"count": 1}
+
+
+async def test_whatever_is_done_in_a_collection_it_stays_the_same_one(tmp_path: Path) -> None:
+    async with agent(data_dir=tmp_path / "data") as each:
+        await each.call("create_collection", collection_name="c_same_one", dimension=2)
+        made = (await each.app.schemas.get("default", "c_same_one")).identity
+        data = [{"id": number, "vector": [1, number]} for number in range(10)]
+        await each.call("insert", collection_name="c_same_one", data=data)
+        await each.call("delete", collection_name="c_same_one", ids=[1])
+        index = {"field_name": "vector", "metric_type": "IP", "replace": True}
+        await each.call("build_index", collection_name="c_same_one", **index)
+        await each.call("release_collection", collection_name="c_same_one")
+        await each.call("load_collection", collection_name="c_same_one")
+        assert (await each.app.schemas.refresh("default", "c_same_one")).identity == made
+    async with agent(data_dir=tmp_path / "data") as after:  # and another engine
+        assert (await after.app.schemas.get("default", "c_same_one")).identity == made
+    assert int(made) > 0
 
 
 async def test_a_delete_goes_to_the_primary_key_that_the_collection_has_now(

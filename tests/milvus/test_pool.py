@@ -1,24 +1,26 @@
 """What a caller sees while Milvus is away, frozen, killed and back: on real sockets and real processes."""
 
+import gc
 import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from pymilvus import AsyncMilvusClient
+from pymilvus.client.connection_manager import AsyncConnectionManager
 
 from mcp_server_milvus import errors
 from mcp_server_milvus.app import open_app
+from mcp_server_milvus.milvus import quirks
 from mcp_server_milvus.settings import load_settings
 from mcp_server_milvus.tools import TOOLS
-from tests.milvus.conftest import Agent, LiteServer, Wire, agent, eventually
+from tests.milvus.conftest import Agent, LiteServer, Wire, agent, eventually, failing_milvus, linux
 
 pytestmark = [
     pytest.mark.anyio,
@@ -143,12 +145,31 @@ async def test_a_read_bridges_a_restart_between_two_calls(lite_server: LiteServe
         await each.call("query", collection_name="p")
         lite_server.kill()
         lite_server.start()
-        with anyio.fail_after(2), suppress(errors.Error):
-            result = await each.client.call_tool("query", {"collection_name": "p"})
-            if result.is_error:
-                assert result.structured_content
-                assert result.structured_content["retriable"]
-                await each.call("query", collection_name="p")
+        with anyio.fail_after(2):
+            assert await each.call("query", collection_name="p") == {"entities": [], "loaded": True}
+
+
+async def test_no_client_is_kept_of_a_connection_that_is_gone(lite_server: LiteServer) -> None:
+    async with agent(uri=lite_server.uri, timeout=2.0) as each:
+        for _ in range(2):
+            await each.call("list_databases")
+            lite_server.kill()
+            for _ in range(10):
+                await each.refused("list_databases")
+            assert living_clients(lite_server.uri) == kept_connections(lite_server.uri) == 0
+            lite_server.start()
+        await each.call("list_databases")
+        assert living_clients(lite_server.uri) == kept_connections(lite_server.uri) == 1
+
+
+@linux
+async def test_a_connection_over_which_nothing_can_be_asked_is_closed() -> None:
+    async with failing_milvus("GetVersion") as (uri, received), agent(uri=uri, timeout=2.0) as each:
+        for _ in range(3):
+            assert (await each.refused("list_databases"))["code"] == "milvus_error"
+        assert received["Connect"] == 3
+        assert living_clients(uri) == kept_connections(uri) == 0
+        await eventually(lambda: connections_to(uri) == 0, within=2)
 
 
 async def test_a_frozen_milvus_ends_calls_by_their_deadline_and_serves_the_next(
@@ -182,7 +203,8 @@ async def test_a_call_that_waits_for_its_turn_has_a_deadline_too(lite_server: Li
                 calls.start_soon(ask)
     lite_server.process.send_signal(signal.SIGCONT)
     assert len(codes) == 5
-    assert set(codes) <= {"deadline_exceeded", "milvus_unavailable"}
+    assert codes.count("limit_exceeded") == 4
+    assert set(codes) <= {"deadline_exceeded", "milvus_unavailable", "limit_exceeded"}
 
 
 async def test_a_deadline_holds_while_another_call_connects(lite_server: LiteServer) -> None:
@@ -325,6 +347,23 @@ async def test_a_write_whose_answer_was_lost_is_not_repeated_and_said_to_be_unce
     assert "look" in refusal["hint"]
 
 
+@pytest.mark.parametrize("rpc", ["CreateCollection", "DropCollection", "ReleaseCollection"])
+async def test_a_change_whose_answer_was_lost_is_not_said_to_be_undone(tmp_path: Path, rpc: str) -> None:
+    tool = {"CreateCollection": "create_collection", "DropCollection": "drop_collection"}.get(rpc, "release_collection")
+    dying = LiteServer(tmp_path / "served")
+    async with agent(uri=dying.uri, timeout=5.0) as each:
+        await each.call("create_collection", collection_name="p", dimension=2)
+        dying.kill()
+        dying.start(before=DIES_BEFORE_IT_ANSWERS.format(rpc=rpc))
+        await until_it_works(each, "query")
+        arguments = CALLS[tool] | ({"collection_name": "another"} if tool == "create_collection" else {})
+        refusal = await each.refused(tool, **arguments)
+    dying.kill()
+    assert refusal["code"] == "milvus_unavailable"
+    assert "broke" in refusal["message"]
+    assert "could not reach" not in refusal["message"]
+
+
 async def test_the_name_of_a_database_is_checked_before_a_connection_is_made(refusing_uri: str) -> None:
     async with open_app(load_settings({"uri": refusing_uri})) as app:
         with pytest.raises(errors.InvalidArgument):
@@ -353,6 +392,17 @@ async def until_it_works(server: Agent, tool: str) -> dict[str, Any]:
         if not result.is_error:
             return result.structured_content
         assert result.structured_content["code"] in {"milvus_unavailable", "partial_write"}, result.structured_content
+
+
+def living_clients(uri: str) -> int:
+    """Clients of this server's that anything still refers to."""
+    gc.collect()
+    return sum(isinstance(each, quirks.Client) and each._config.uri == uri for each in gc.get_objects())
+
+
+def kept_connections(uri: str) -> int:
+    """What pymilvus itself keeps until it is told to close it."""
+    return sum(each.config.uri == uri for each in AsyncConnectionManager.get_instance()._dedicated.values())
 
 
 def connections_to(uri: str) -> int:

@@ -12,9 +12,8 @@ import random
 import re
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,10 @@ import grpc
 import pytest
 from pymilvus import AsyncMilvusClient, DataType, MilvusException
 from pymilvus.client.async_grpc_handler import AsyncGrpcHandler
+from pymilvus.client.connection_manager import AsyncConnectionManager
 from pymilvus.client.prepare import Prepare
-from pymilvus.grpc_gen import common_pb2, milvus_pb2, milvus_pb2_grpc
+from pymilvus.decorators import retry_on_rpc_failure
+from pymilvus.grpc_gen import milvus_pb2_grpc
 
 from mcp_server_milvus import errors
 from mcp_server_milvus.milvus import quirks
@@ -32,13 +33,15 @@ from mcp_server_milvus.milvus.schema import Function
 from mcp_server_milvus.tools import TOOLS
 from mcp_server_milvus.tools.collections import _described_function
 from mcp_server_milvus.vocabulary import FunctionType
-from tests.milvus.conftest import Agent, Wire, agent
+from tests.milvus.conftest import Agent, Wire, agent, connected, failing_milvus, linux
 
 pytestmark = pytest.mark.anyio
 
 ENTITIES = [{"id": number, "vector": [1.0, number]} for number in range(3)]
+FAILURES = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE)
+NOT_NUMBERED = "0"
+"""The identity of a collection whose server numbers nothing."""
 INJECTION = "zz'] or id != '' or id in ['q"
-linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
 @pytest.fixture
@@ -224,37 +227,45 @@ async def test_each_client_has_a_channel_of_its_own_with_its_own_options(lite_ur
     await two.close()
 
 
-async def test_a_read_that_fails_is_sent_twice_where_pymilvus_goes_on_for_minutes() -> None:
-    async with failing_milvus("ShowCollections") as (uri, received):
+@pytest.mark.parametrize("code", FAILURES)
+async def test_a_read_that_fails_is_sent_twice_where_pymilvus_goes_on_for_minutes(code: grpc.StatusCode) -> None:
+    async with failing_milvus("ShowCollections", code=code) as (uri, received):
         async with AsyncMilvusClient(uri, dedicated=True) as plain:
             with anyio.move_on_after(1) as patience:
                 await plain.list_collections()
         assert patience.cancelled_caught
-        assert received["ShowCollections"] > 1 + quirks.READ_RETRIES
+        assert received["ShowCollections"] > 2
 
         received.clear()
         client = await connected(uri)
-        with anyio.fail_after(1), pytest.raises(MilvusException):
+        with anyio.fail_after(1), pytest.raises((MilvusException, grpc.RpcError)):
             await client.list_collections()
-        assert received["ShowCollections"] == 1 + quirks.READ_RETRIES
+        assert received["ShowCollections"] == 2
         await client.close()
 
 
-async def test_a_write_that_fails_is_never_sent_again(lite: Agent) -> None:
+@pytest.mark.parametrize("code", FAILURES)
+async def test_whatever_changes_something_is_sent_once_however_it_fails(lite: Agent, code: grpc.StatusCode) -> None:
     await lite.call("create_collection", collection_name="q_once", dimension=2)
-    schema = await lite.app.schemas.get("default", "q_once")
+    schema = replace(await lite.app.schemas.get("default", "q_once"), identity=NOT_NUMBERED)
     entities = [{"id": 1, "vector": [1.0, 2.0]}]
-    async with failing_milvus("Insert", "Upsert", "Delete", "CreateIndex") as (uri, received):
+    writes: dict[str, Callable[[quirks.Client], Awaitable[Any]]] = {
+        "Insert": lambda client: client.insert_entities("q_once", entities, schema, ""),
+        "Upsert": lambda client: client.upsert_entities("q_once", entities, schema, ""),
+        "Delete": lambda client: client.delete_matching("q_once", "id == 1", schema, ""),
+        "CreateIndex": lambda client: client.start_index("q_once", schema.indexes[0]),
+        "DropIndex": lambda client: client.drop_one_index("q_once", schema.indexes[0]),
+        "CreateCollection": lambda client: client.create_as(schema, num_partitions=None),
+        "DropCollection": lambda client: client.drop_collection("q_once"),
+        "LoadCollection": lambda client: client.start_loading("q_once"),
+        "ReleaseCollection": lambda client: client.release_collection("q_once"),
+    }
+    async with failing_milvus(*writes, code=code) as (uri, received):
         client = await connected(uri)
-        for write in (
-            client.insert_entities("q_once", entities, schema, ""),
-            client.upsert_entities("q_once", entities, schema, ""),
-            client.delete_matching("q_once", "id == 1", schema, ""),
-            client.start_index("q_once", "vector", "vector", {"index_type": "FLAT", "metric_type": "L2"}),
-        ):
-            with anyio.fail_after(1), pytest.raises(grpc.aio.AioRpcError):
-                await write
-        assert [received[name] for name in ("Insert", "Upsert", "Delete", "CreateIndex")] == [1, 1, 1, 1]
+        for write in writes.values():
+            with anyio.fail_after(1), pytest.raises((MilvusException, grpc.RpcError)):
+                await write(client)
+        assert {name: received[name] for name in writes} == dict.fromkeys(writes, 1)
         await client.close()
 
 
@@ -342,11 +353,15 @@ def test_the_private_names_of_pymilvus_are_where_quirks_expects_them() -> None:
     assert inspect.iscoroutinefunction(AsyncMilvusClient._get_connection)
     client = AsyncMilvusClient("http://127.0.0.1:1", db_name="one", dedicated=True, grpc_options={})
     assert ("dbname", "one") in client._generate_call_context().to_grpc_metadata()
+    assert {"_handler", "_manager", "_closed"} <= vars(client).keys()
+    assert "_dedicated" in vars(AsyncConnectionManager.get_instance())
+    assert inspect.iscoroutinefunction(AsyncGrpcHandler.close)
     assert hasattr(AsyncGrpcHandler(uri="http://127.0.0.1:1"), "_async_stub")
+    assert "await args[0]._on_rpc_error(e)" in inspect.getsource(retry_on_rpc_failure)
 
-    for name in ("describe_collection", "list_indexes", "create_collection", "get_loading_progress", "query"):
+    for name in (*quirks.REPEATED, "create_collection", "drop_collection", "drop_index", "release_collection"):
         assert inspect.iscoroutinefunction(getattr(AsyncGrpcHandler, name)), name
-    for name in ("describe_collection", "list_indexes", "create_collection", "alloc_timestamp", "query"):
+    for name in ("describe_collection", "list_indexes", "create_collection", "alloc_timestamp", "query", "drop_index"):
         assert "context" in inspect.signature(getattr(AsyncGrpcHandler, name)).parameters, name
 
     takes(Prepare.row_insert_param, "collection_name", "entities", "partition_name", "fields_info")
@@ -391,36 +406,6 @@ def needed(schema: dict[str, Any]) -> dict[str, Any]:
     """Arguments that are as they should be, for those that a tool needs."""
     examples: dict[str, Any] = {"collection_name": "q_victim", "field_name": "vector", "data": [], "ids": [1]}
     return {name: examples[name] for name in schema.get("required", ())}
-
-
-async def connected(uri: str) -> quirks.Client:
-    return await quirks.connect(uri, credentials="", db_name="default", last_writes={}, seconds=5)
-
-
-@asynccontextmanager
-async def failing_milvus(*broken: str) -> AsyncGenerator[tuple[str, Counter[str]]]:
-    """A server that says hello and answers the named RPCs with INTERNAL, which no real one does on demand."""
-    received: Counter[str] = Counter()
-
-    def answering(handler_call_details: Any) -> Any:
-        name = handler_call_details.method.rpartition("/")[2]
-
-        async def answer(_request: bytes, context: Any) -> bytes:
-            received[name] += 1
-            if name in broken:
-                await context.abort(grpc.StatusCode.INTERNAL, "broken at 10.1.2.3:19530")
-            if name == "GetVersion":
-                return milvus_pb2.GetVersionResponse(version="milvus_lite-3.2.2").SerializeToString()
-            return milvus_pb2.ConnectResponse(status=common_pb2.Status()).SerializeToString()
-
-        return grpc.unary_unary_rpc_method_handler(answer)
-
-    handlers: Any = type("Handlers", (grpc.GenericRpcHandler,), {"service": lambda _, call: answering(call)})()
-    server = grpc.aio.server(handlers=[handlers])
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"http://127.0.0.1:{port}", received
-    await server.stop(None)
 
 
 def listening_ports(pid: int) -> list[str]:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pymilvus import exceptions as pymilvus
 
 from mcp_server_milvus import errors
-from mcp_server_milvus.milvus.translate import MAX_MESSAGE, translate
-from tests.milvus.conftest import Agent
+from mcp_server_milvus.errors import InvalidArgument
+from mcp_server_milvus.milvus.translate import CODES, MAX_MESSAGE, translate
+from tests.milvus.conftest import Agent, rpc_error
 
 TRIED = "Milvus at the configured uri (http, port 19530)"
 FAILURES = [
@@ -99,6 +100,43 @@ def test_a_failure_that_is_its_own_cause_is_translated() -> None:
     first, second = pymilvus.MilvusException(code=2), pymilvus.MilvusException(code=2)
     first.__cause__, second.__cause__ = second, first
     assert isinstance(translated(first), errors.Unavailable)
+
+
+@pytest.mark.parametrize("port", [443, 8443, 19530])
+def test_a_refused_token_shows_no_host(port: int) -> None:
+    """However the host is written: a port like that of https may be left out of an address or not."""
+    for host in ("milvus", "db.example.com", "10.1.2.3", "https://db.example.com"):
+        details = f"Fail connecting to server on {host}:{port}, illegal connection params or server unavailable"
+        refused = pymilvus.MilvusException(code=2, message=details)
+        refused.__cause__ = rpc_error(grpc.StatusCode.UNAUTHENTICATED, f"auth check failure at {host}:{port}")
+        error = translated(refused)
+        assert isinstance(error, errors.Denied)
+        assert "token" in error.hint
+        assert host not in str(error.as_dict()).replace(TRIED, "")
+
+
+@pytest.mark.parametrize("code", sorted(code for code, rule in CODES.items() if rule.error is not InvalidArgument))
+def test_a_code_that_says_something_is_not_outranked_by_words_of_the_message(code: int) -> None:
+    """A message repeats names of the caller's, which may read like anything."""
+    for name in (
+        "already_exists",
+        "invalid expression",
+        "rate limit",
+        "access denied",
+        "collection not loaded",
+        "index not found",
+        "duplicate",
+    ):
+        error = translated(pymilvus.MilvusException(code=code, message=f"something about {name!r}"))
+        assert (type(error), error.hint) == (CODES[code].error, CODES[code].hint)
+
+
+def test_an_invalid_parameter_stays_one_whatever_it_is_called() -> None:
+    for name in ("already_exists", "rate limit", "access denied", "collection not loaded", "duplicate"):
+        error = translated(pymilvus.MilvusException(code=1100, message=f"invalid parameter {name!r}"))
+        assert type(error) is InvalidArgument
+    bad_filter = pymilvus.MilvusException(code=1100, message="failed to create query plan: cannot parse expression: x")
+    assert isinstance(translated(bad_filter), errors.InvalidFilter)
 
 
 MESSAGES = [
@@ -197,8 +235,3 @@ def translated(failure: Exception) -> errors.Error:
     error = translate(failure, tried=TRIED)
     assert error is not None
     return error
-
-
-def rpc_error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
-    nothing = grpc.aio.Metadata()
-    return grpc.aio.AioRpcError(code, nothing, nothing, details, details)

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from mcp_server_milvus.errors import DeadlineExceeded, Error, InvalidArgument, MilvusFailed, PartialWrite, Unavailable
 from mcp_server_milvus.milvus.entities import BATCH_ENTITIES
+from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.milvus.writing import Outcome, Write, _gaps, _numbered
+from mcp_server_milvus.vocabulary import DataType
 from tests.milvus.conftest import Agent, LiteServer, agent
 
 RANGES = st.lists(st.integers(1, 5), min_size=1, max_size=8)
@@ -118,4 +120,6 @@ def numbers(ranges: list[tuple[int, int]]) -> list[int]:
 def explained(outcome: Outcome, *, total: int) -> Error:
     nothing: Any = None
     assert outcome.failure
-    return Write("insert", nothing, "", "", "", nothing, nothing)._explained(outcome, outcome.failure, total)
+    key = Field("id", DataType.INT64, is_primary=True)
+    schema = CollectionSchema("c", fields=(key,), functions=(), indexes=(), enable_dynamic_field=False)
+    return Write("insert", nothing, "", "", "", schema, nothing)._explained(outcome, outcome.failure, total)

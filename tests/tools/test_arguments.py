@@ -129,6 +129,29 @@ async def test_an_argument_of_the_wrong_type_or_size_is_named(agent: Agent, tool
     assert "pydantic" not in error["message"]
 
 
+@pytest.mark.parametrize("tool", ["search", "query", "create_collection", "build_index", "describe_collection"])
+async def test_null_for_an_optional_argument_leaves_it_out(agent: Agent, collection: str, tool: str) -> None:
+    if tool != "create_collection":
+        await agent.call("create_collection", collection_name=collection, dimension=2)
+    given = arguments_of(tool, collection)
+    (optional,) = ({*each.input_schema["properties"]} - given.keys() for each in TOOLS if each.name == tool)
+    assert optional
+    nulls = await agent.call(tool, **dict.fromkeys(optional), **given)
+    if tool == "create_collection":
+        assert nulls["created"] is True
+    else:
+        assert nulls == await agent.call(tool, **given)
+
+
+async def test_null_for_a_required_argument_is_refused(agent: Agent, collection: str) -> None:
+    error = await agent.fails("search", collection_name=None, vector=[0, 1])
+    assert error["code"] == "invalid_argument"
+    assert "collection_name" in error["message"]
+    error = await agent.fails("insert", collection_name=collection, data=None)
+    assert error["code"] == "invalid_argument"
+    assert "data" in error["message"]
+
+
 async def test_a_collection_of_another_database_is_used_by_naming_the_database(
     agent: Agent, another_program: MilvusClient, collection: str
 ) -> None:

@@ -173,7 +173,7 @@ async def test_an_unknown_field_is_named_with_the_nearest_known_one(agent: Agent
 
 
 async def test_several_problems_are_told_at_once_but_not_hundreds(agent: Agent, strict: str) -> None:
-    error = await agent.fails("insert", collection_name=strict, data=[{"id": "x"}] * 100)
+    error = await agent.fails("insert", collection_name=strict, data=[{"id": f"x{number}"} for number in range(100)])
     assert error["message"].count("entity") == 5
 
 
@@ -189,6 +189,84 @@ async def test_an_empty_list_is_refused(agent: Agent, quick: str) -> None:
     for data in ([], {}):
         error = await agent.fails("insert", collection_name=quick, data=data)
         assert error["code"] == "invalid_argument"
+
+
+@pytest.mark.parametrize(("id_type", "there", "new"), [("int", [11, 12], 13), ("string", ['a"', "b'"], "new")])
+async def test_an_insert_of_existing_keys_is_refused_and_changes_nothing(
+    agent: Agent, collection: str, id_type: str, there: list[Any], new: Any
+) -> None:
+    await agent.call("create_collection", collection_name=collection, dimension=2, id_type=id_type)
+    before = [{"id": key, "vector": [0, 1]} for key in there]
+    await agent.call("insert", collection_name=collection, data=before)
+    data = [{"id": key, "vector": [5, 5]} for key in (new, *there)]
+    error = await agent.fails("insert", collection_name=collection, data=data)
+    assert error["code"] == "already_exists"
+    assert all(repr(key) in error["message"] for key in there)
+    assert repr(new) not in error["message"]
+    assert "upsert" in error["hint"]
+    got = await agent.call("query", collection_name=collection, output_fields=["vector"])
+    assert got["entities"] == before
+
+
+async def test_keys_that_are_repeated_in_one_call_are_named_and_nothing_is_written(agent: Agent, quick: str) -> None:
+    for tool in ("insert", "upsert"):
+        for again in (7, "7"):
+            data = [{"id": key, "vector": [0, 1]} for key in (7, 8, again)]
+            error = await agent.fails(tool, collection_name=quick, data=data)
+            assert error["code"] == "invalid_argument"
+            assert "entity 2: field 'id'" in error["message"]
+            assert "entity 0" in error["message"]
+    assert await agent.count(quick) == 0
+
+
+async def test_a_number_of_5000_digits_is_refused_wherever_it_comes(agent: Agent, quick: str, strict: str) -> None:
+    digits = "9" * 5000
+    refused: list[tuple[str, dict[str, Any]]] = [
+        ("insert", {"collection_name": quick, "data": [{"id": digits, "vector": [0, 1]}]}),
+        ("insert", {"collection_name": strict, "data": [RIGHT | {"int64": digits}]}),
+        ("insert", {"collection_name": strict, "data": [RIGHT | {"sparse": {digits: 1.0}}]}),
+        ("get", {"collection_name": quick, "ids": [digits]}),
+        ("delete", {"collection_name": quick, "ids": [digits]}),
+        ("search", {"collection_name": quick, "id": digits}),
+        ("search", {"collection_name": strict, "vector": {digits: 1.0}}),
+    ]
+    for tool, arguments in refused:
+        error = await agent.fails(tool, **arguments)
+        assert error["code"] == "invalid_argument"
+        assert len(error["message"]) < 500
+
+
+async def test_count_as_an_output_field_is_refused_and_the_tool_named(agent: Agent, quick: str) -> None:
+    for name in ("count(*)", "COUNT( * )"):
+        for tool, arguments in (("query", {}), ("get", {"ids": [1]}), ("search", {"vector": [0, 1]})):
+            error = await agent.fails(tool, collection_name=quick, output_fields=[name], **arguments)
+            assert error["code"] == "invalid_argument"
+            assert "count" in error["hint"]
+
+
+async def test_of_many_missing_ids_the_first_are_named_and_the_others_counted(agent: Agent, quick: str) -> None:
+    await agent.call("insert", collection_name=quick, data=[{"id": 50, "vector": [0, 1]}])
+    got = await agent.call("get", collection_name=quick, ids=list(range(1000)))
+    assert keys(got["entities"]) == [50]
+    assert got["missing_ids"] == [*range(50), *range(51, 101)]
+    assert got["applied_limits"] == ["missing_ids: the first 100 of 999"]
+    got = await agent.call("get", collection_name=quick, ids=list(range(51, 151)))
+    assert got == {"entities": [], "missing_ids": list(range(51, 151))}
+
+
+async def test_keys_of_a_collection_made_anew_with_the_same_schema_are_not_deleted(
+    lite: str, agent: Agent, quick: str
+) -> None:
+    data = [{"id": 1, "vector": [0, 1]}]
+    await agent.call("insert", collection_name=quick, data=data)
+    async with agent_on(lite) as another:
+        await another.call("drop_collection", collection_name=quick)
+        await another.call("create_collection", collection_name=quick, dimension=2)
+        await another.call("insert", collection_name=quick, data=data)
+    error = await agent.fails("delete", collection_name=quick, ids=[1])
+    assert error["code"] == "conflict"
+    assert await agent.count(quick) == 1
+    assert await agent.call("delete", collection_name=quick, ids=[1]) == {"delete_count": 1}
 
 
 async def test_a_columns_object_is_understood(agent: Agent, quick: str) -> None:

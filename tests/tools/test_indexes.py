@@ -1,10 +1,13 @@
 """Indexes: built on any field, the same one only once, another one only when asked to replace it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pymilvus import DataType, MilvusClient
 
+from mcp_server_milvus.milvus.quirks import Client
+from mcp_server_milvus.milvus.schema import Index
 from tests.agent import Agent, keys
 
 pytestmark = pytest.mark.anyio
@@ -109,6 +112,23 @@ async def test_scalar_fields_are_indexed_and_filters_find_the_same(agent: Agent,
     assert (await agent.call("build_index", collection_name=filled, field_name=field))["created"] is False
     found = await agent.call("query", collection_name=filled, filter='id == 3 and year == 1993 and title == "t3"')
     assert keys(found["entities"]) == [3]
+
+
+@pytest.mark.parametrize("index_type", ["FLAT", "HNSW"])
+async def test_an_index_that_failed_is_built_again_without_being_asked_to_replace_it(
+    agent: Agent, filled: str, index_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = Client.describe_indexes
+
+    async def failed_at_first(client: Client, collection_name: str) -> tuple[Index, ...]:
+        monkeypatch.setattr(Client, "describe_indexes", described)
+        return tuple(replace(each, state="failed") for each in await described(client, collection_name))
+
+    monkeypatch.setattr(Client, "describe_indexes", failed_at_first)
+    built = await agent.call("build_index", collection_name=filled, field_name="vector", index_type=index_type)
+    assert (built["created"], built["index_type"], built["metric_type"]) == (True, index_type, "L2")
+    found = await agent.call("search", collection_name=filled, vector=[3, 1], anns_field="vector", limit=1)
+    assert keys(found["hits"]) == [3]
 
 
 async def test_an_index_of_a_foreign_collection_is_built_and_then_it_can_be_searched(

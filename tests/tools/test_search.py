@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.agent import Agent, keys
+from tests.agent import Agent, agent_on, keys
 
 pytestmark = pytest.mark.anyio
 
@@ -140,6 +140,54 @@ async def test_when_several_fields_fit_they_are_named(agent: Agent, films: str) 
     assert "anns_field" in error["hint"]
 
 
+async def test_the_dimensions_of_a_vector_choose_among_several_dense_fields(agent: Agent, collection: str) -> None:
+    fields = [
+        {"name": "id", "type": "INT64", "is_primary": True},
+        {"name": "narrow", "type": "FLOAT_VECTOR", "dim": 2},
+        {"name": "wide", "type": "FLOAT_VECTOR", "dim": 3},
+    ]
+    await agent.call("create_collection", collection_name=collection, fields=fields)
+    await agent.call("insert", collection_name=collection, data=[{"id": 1, "narrow": [0, 1], "wide": [0, 1, 2]}])
+    for vector, field in (([1, 0], "narrow"), ([1, 0, 0], "wide")):
+        found = await agent.call("search", collection_name=collection, vector=vector)
+        assert (keys(found["hits"]), found["anns_field"]) == ([1], field)
+    error = await agent.fails("search", collection_name=collection, vector=[1, 0, 0, 0])
+    assert error["code"] == "invalid_argument"
+    assert "narrow FLOAT_VECTOR(2)" in error["message"]
+    assert "wide FLOAT_VECTOR(3)" in error["message"]
+
+
+async def test_what_no_field_takes_is_refused_with_what_each_takes(agent: Agent, docs: str, collection: str) -> None:
+    await agent.call("create_collection", collection_name=collection, dimension=2)
+    error = await agent.fails("search", collection_name=collection, text="date")
+    assert "vector FLOAT_VECTOR(2) (vector)" in error["message"]
+    assert "anns_field" not in error["hint"]  # there is nothing to choose from
+    assert "takes" in error["hint"]
+    error = await agent.fails("search", collection_name=docs, vector={"1": 1.0})
+    assert "sparse SPARSE_FLOAT_VECTOR (text)" in error["message"]
+    assert "dense FLOAT_VECTOR(2) (vector)" in error["message"]
+
+
+async def test_a_field_of_the_schema_that_is_not_there_cannot_group_hits(agent: Agent, docs: str) -> None:
+    error = await agent.fails("search", collection_name=docs, vector=[0, 0], group_by_field="decade")
+    assert error["code"] == "not_found"
+    assert "decade" in error["message"]
+
+
+async def test_an_index_rebuilt_through_another_server_is_searched_by_its_new_metric_at_once(
+    lite: str, agent: Agent, collection: str
+) -> None:
+    await of_metric(agent, collection, "COSINE", [[1.0, 0.0], [2.0, 2.0]])
+    found = await agent.call("search", collection_name=collection, vector=[1, 0], limit=1)
+    assert (found["metric_type"], found["hits"][0]["score"]) == ("COSINE", 1.0)
+    rebuilt = {"collection_name": collection, "field_name": "vector", "replace": True}
+    async with agent_on(lite) as another:
+        for metric_type, score in (("L2", 0.0), ("IP", 2.0)):
+            await another.call("build_index", metric_type=metric_type, **rebuilt)
+            found = await agent.call("search", collection_name=collection, vector=[1, 0], limit=1)
+            assert (found["metric_type"], found["hits"][0]["score"]) == (metric_type, score)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -160,7 +208,7 @@ async def test_when_several_fields_fit_they_are_named(agent: Agent, films: str) 
         ({"vector": [0, 0], "offset": -1}, "invalid_argument", "offset"),
         ({"vector": [0, 0], "range_filter": 1.0}, "invalid_argument", "radius"),
         ({"vector": [0, 0], "group_size": 2}, "invalid_argument", "group_by_field"),
-        ({"vector": [0, 0], "group_by_field": "decade"}, "not_found", "decade"),
+        ({"vector": [0, 0], "group_by_field": "decade"}, "not_supported", "decade"),
         ({"vector": [0, 0], "params": {"metric_type": "IP"}}, "invalid_argument", "L2"),
         ({"vector": [0, 0], "consistency_level": "Whatever"}, "invalid_argument", "consistency_level"),
         ({"id": "three", "anns_field": "vector"}, "invalid_argument", "three"),

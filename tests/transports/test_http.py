@@ -1,9 +1,12 @@
+import contextlib
+import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +174,27 @@ async def test_without_sessions_a_legacy_call_needs_no_handshake() -> None:
     async with app.router.lifespan_context(app), httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http:
         response = await http.post("http://localhost/mcp", json=call, headers=headers)
     assert '"tools":[]' in response.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process cannot find its own sockets elsewhere")
+async def test_an_accepted_connection_sends_without_waiting_for_more() -> None:
+    connected: list[int] = []
+    async with anyio.create_task_group() as tasks, httpx2.AsyncClient() as http:
+        url = await tasks.start(partial(serve_http, MCPServer("prompt"), Settings.model_validate({"port": 0})))
+        assert (await http.get(f"{url}/health")).status_code == 200
+        port = int(url.rpartition(":")[2])
+        connected += [option for local, option in tcp_sockets() if local == port]
+        signal.raise_signal(signal.SIGTERM)
+    assert connected == [1]
+
+
+def tcp_sockets() -> Generator[tuple[int, int]]:
+    """The local port and TCP_NODELAY of each connection of this process."""
+    for fd in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(fd.name))) as open_socket:
+            if open_socket.family in {socket.AF_INET, socket.AF_INET6} and open_socket.getpeername():
+                option = open_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                yield open_socket.getsockname()[1], option
 
 
 async def test_a_port_in_use_is_an_error_that_says_so() -> None:
