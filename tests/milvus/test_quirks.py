@@ -349,14 +349,16 @@ def test_milvus_lite_listens_on_no_port(lite_dir: Path, lite_uri: str) -> None:
 LISTENER = "import socket, sys; door = socket.create_server(('127.0.0.1', 0)); print(flush=True); sys.stdin.read()"
 
 
-def test_the_private_names_of_pymilvus_are_where_quirks_expects_them() -> None:
+async def test_the_private_names_of_pymilvus_are_where_quirks_expects_them() -> None:
     assert inspect.iscoroutinefunction(AsyncMilvusClient._get_connection)
     client = AsyncMilvusClient("http://127.0.0.1:1", db_name="one", dedicated=True, grpc_options={})
     assert ("dbname", "one") in client._generate_call_context().to_grpc_metadata()
     assert {"_handler", "_manager", "_closed"} <= vars(client).keys()
     assert "_dedicated" in vars(AsyncConnectionManager.get_instance())
     assert inspect.iscoroutinefunction(AsyncGrpcHandler.close)
-    assert hasattr(AsyncGrpcHandler(uri="http://127.0.0.1:1"), "_async_stub")
+    handler = AsyncGrpcHandler(uri="http://127.0.0.1:1")
+    assert hasattr(handler, "_async_stub")
+    await handler.close()
     assert "await args[0]._on_rpc_error(e)" in inspect.getsource(retry_on_rpc_failure)
 
     for name in (*quirks.REPEATED, "create_collection", "drop_collection", "drop_index", "release_collection"):
