@@ -2,6 +2,7 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator
@@ -190,11 +191,14 @@ async def test_an_accepted_connection_sends_without_waiting_for_more() -> None:
 
 def tcp_sockets() -> Generator[tuple[int, int]]:
     """The local port and TCP_NODELAY of each connection of this process."""
-    for fd in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(fd.name))) as open_socket:
-            if open_socket.family in {socket.AF_INET, socket.AF_INET6} and open_socket.getpeername():
-                option = open_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-                yield open_socket.getsockname()[1], option
+    for fd in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        with contextlib.suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                continue  # a duplicate of a pipe would keep it open for good
+            with socket.socket(fileno=os.dup(fd)) as open_socket:
+                if open_socket.family in {socket.AF_INET, socket.AF_INET6} and open_socket.getpeername():
+                    option = open_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                    yield open_socket.getsockname()[1], option
 
 
 async def test_a_port_in_use_is_an_error_that_says_so() -> None:
