@@ -67,7 +67,7 @@ class RealMilvus:
 
 @contextmanager
 def real_milvus(*options: str) -> Generator[RealMilvus]:
-    """Leaving closes the standard input of the server, which ends it."""
+    """Leaving ends the server."""
     command = [sys.executable, str(MILVUS_SERVER), *options]
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
         assert process.stdout
@@ -76,4 +76,7 @@ def real_milvus(*options: str) -> Generator[RealMilvus]:
         if not uri:
             reason = process.stderr.read()
             (pytest.skip if process.wait() == CANNOT_RUN_HERE else pytest.fail)(reason)
-        yield RealMilvus(process, uri)
+        try:
+            yield RealMilvus(process, uri)
+        finally:
+            process.terminate()
