@@ -1,5 +1,7 @@
 """Servers in memory on real backends, and what their clients send on the wire."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -182,6 +184,14 @@ class LiteServer:
     def kill(self) -> None:
         self.process.kill()
         self.process.communicate()
+
+    def freeze(self) -> None:
+        """Returns once it stands still: a signal is on its way for a while."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
 
 @pytest.fixture
