@@ -31,14 +31,16 @@ or as a key of the TOML file of --config. A flag beats the environment, the envi
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit code: 0, 1 for an error of a tool or server, 2 for bad usage."""
-    parser = _parser()
     try:
-        options = vars(parser.parse_intermixed_args(argv))
-        command, rest = options.pop("command"), options.pop("arguments")
-        settings = load_settings(_flags(options), options.pop("config", None))
+        return _run(vars(_parser().parse_intermixed_args(argv)))
     except SettingsError as error:
         print(f"mcp-server-milvus: {error}", file=sys.stderr)
         return USAGE_ERROR
+
+
+def _run(options: dict[str, Any]) -> int:
+    command, rest = options.pop("command"), options.pop("arguments")
+    settings = load_settings(_flags(options), options.pop("config", None))
     logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     match command, rest:
         case "serve", []:
@@ -46,12 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         case "call", [tool, arguments]:
             return _call(settings, tool, sys.stdin.read() if arguments == "-" else arguments)
         case "tools", []:
-            return _tools(as_json=options["json"])
+            return _tools(settings, as_json=options["json"])
         case "demo", []:
             return _demo(settings, legacy=options["legacy"])
         case _:
-            print(f"mcp-server-milvus: {_misuse(command)}", file=sys.stderr)
-            return USAGE_ERROR
+            raise SettingsError(_misuse(command))
 
 
 def _misuse(command: str) -> str:
@@ -133,11 +134,11 @@ def _call(settings: Settings, name: str, text: str) -> int:
     return anyio.run(call_once, settings, name, cast("dict[str, Any]", arguments))
 
 
-def _tools(*, as_json: bool) -> int:
+def _tools(settings: Settings, *, as_json: bool) -> int:
     from mcp_server_milvus.commands import contract, table
     from mcp_server_milvus.tools import TOOLS
 
-    print(json.dumps([contract(tool) for tool in TOOLS], indent=2) if as_json else table())
+    print(json.dumps([contract(tool) for tool in TOOLS], indent=2) if as_json else table(settings))
     return OK
 
 

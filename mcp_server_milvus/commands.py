@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -9,6 +10,7 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
 
 from mcp_server_milvus.app import App, open_app
+from mcp_server_milvus.policy import offered
 from mcp_server_milvus.server import annotations, build_server, call, compact
 from mcp_server_milvus.settings import Settings, nearest
 from mcp_server_milvus.tool import Tool
@@ -22,11 +24,13 @@ async def serve(settings: Settings) -> None:
     """Serves clients until there is no more input, or a signal.
 
     Raises:
+        SettingsError: the toolsets name what there is not.
         OSError: the port cannot be listened on.
     """
+    tools = offered(TOOLS, settings.toolsets)
     try:
         async with open_app(settings) as app, anyio.create_task_group() as tasks:
-            server = build_server(app, TOOLS)
+            server = build_server(app, tools)
             tasks.start_soon(_warm_up_after_first_answer, server, app)
             await _serve_transport(server, settings)
             tasks.cancel_scope.cancel()
@@ -47,16 +51,15 @@ async def _serve_transport(server: MCPServer[Any], settings: Settings) -> None:
 
 async def call_once(settings: Settings, name: str, arguments: dict[str, Any]) -> int:
     """Runs one tool and prints its structured result. Returns the exit code."""
-    tool = next((tool for tool in TOOLS if tool.name == name), None)
-    if tool is None:
-        names = [tool.name for tool in TOOLS]
+    tools = {tool.name: tool for tool in offered(TOOLS, settings.toolsets)}
+    if name not in tools:
         print(
-            f"mcp-server-milvus: there is no tool {name!r}{nearest(name, names)}; tools: {', '.join(names)}",
+            f"mcp-server-milvus: there is no tool {name!r}{nearest(name, tools)}; tools: {', '.join(tools)}",
             file=sys.stderr,
         )
         return USAGE_ERROR
     async with open_app(settings) as app:
-        result = await call(tool, app, arguments)
+        result = await call(tools[name], app, arguments)
     print(compact(result.structured_content))
     return TOOL_ERROR if result.is_error else 0
 
@@ -78,19 +81,37 @@ def listed_bytes(tool: Tool[Any, Any]) -> int:
     return len(compact(shown).encode())
 
 
-def table() -> str:
-    """The catalogue for people: name, toolset, effect, bytes, and the first sentence of each tool."""
+def table(settings: Settings) -> str:
+    """The catalogue for people: name, toolset, whether it is on, effect, bytes, and the first sentence of each tool."""
+    on = {tool.name for tool in offered(TOOLS, settings.toolsets)}
     rows = [
-        (tool.name, tool.toolset, tool.effect, str(listed_bytes(tool)), tool.description.split(". ")[0].rstrip("."))
+        (
+            tool.name,
+            tool.toolset,
+            "on" if tool.name in on else "off",
+            tool.effect,
+            str(listed_bytes(tool)),
+            tool.description.split(". ")[0].rstrip("."),
+        )
         for tool in TOOLS
     ]
-    header = ("tool", "toolset", "effect", "bytes", "what it does")
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(4)]
+    header = ("tool", "toolset", "", "effect", "bytes", "what it does")
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(5)]
     lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]])
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]])
         for row in (header, *rows)
     ]
-    return "\n".join([*lines, f"{len(TOOLS)} tools, {sum(map(listed_bytes, TOOLS))} bytes"])
+    totals = [
+        _total(str(toolset), [tool for tool in TOOLS if tool.toolset is toolset])
+        for toolset in dict.fromkeys(tool.toolset for tool in TOOLS)
+    ]
+    return "\n".join(
+        [*lines, "", *totals, _total("on", [tool for tool in TOOLS if tool.name in on]), _total("all", TOOLS)]
+    )
+
+
+def _total(what: str, tools: Sequence[Tool[Any, Any]]) -> str:
+    return f"{what}: {len(tools)} tools, {sum(map(listed_bytes, tools))} bytes"
 
 
 async def _warm_up_after_first_answer(server: MCPServer[Any], app: App) -> None:

@@ -49,12 +49,15 @@ def build_server(app: App, tools: Iterable[Tool[Any, Any]]) -> MCPServer[None]:
 
 
 def annotations(tool: Tool[Any, Any]) -> ToolAnnotations:
-    """What a host may assume about the tool, all of it from its effect."""
+    """What a host may assume about the tool, all of it from its effect.
+
+    What the protocol assumes anyway is left out, but for `destructiveHint`, which hosts look for by itself.
+    """
+    if tool.effect is Effect.READ:
+        return ToolAnnotations(read_only_hint=True, open_world_hint=False)
     return ToolAnnotations(
-        title=tool.name.replace("_", " ").capitalize(),
-        read_only_hint=tool.effect is Effect.READ,
         destructive_hint=tool.effect in {Effect.MODIFY, Effect.DELETE},
-        idempotent_hint=tool.effect is not Effect.CREATE,
+        idempotent_hint=None if tool.effect is Effect.CREATE else True,
         open_world_hint=False,
     )
 

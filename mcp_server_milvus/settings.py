@@ -95,9 +95,17 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on, for sse and http")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on, for sse and http")
     stateless: bool = Field(default=False, description="Streamable HTTP without sessions, for many workers")
+    toolsets: str = Field(
+        "search,data,schema",
+        description="Tools to offer: toolsets (search, data, schema, operations, access, all), +TOOL, -TOOL",
+    )
+    files_dir: str = Field(
+        "", description="Folder that import_file and export_file may use; several are separated as in PATH; empty: none"
+    )
     auto_load: bool = Field(default=True, description="Load a collection that is not loaded when it is read")
     schema_ttl: float = Field(60.0, ge=0, description="Seconds that a collection's schema is trusted")
     max_result_bytes: int = Field(32_768, ge=1_024, description="Bytes that one result may have")
+    max_scan: int = Field(1_000_000, ge=1, description="Entities that one aggregate, order_by or exact search may read")
     max_concurrency: int = Field(64, ge=1, description="Calls to Milvus at one time")
     log_level: str = Field("WARNING", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="What is logged to stderr")
 

@@ -9,6 +9,8 @@ class Toolset(StrEnum):
     SEARCH = "search"
     DATA = "data"
     SCHEMA = "schema"
+    OPERATIONS = "operations"
+    ACCESS = "access"
 
 
 class Effect(StrEnum):

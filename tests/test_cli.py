@@ -13,6 +13,7 @@ import pytest
 
 from mcp_server_milvus import __version__
 from mcp_server_milvus.tools import TOOLS
+from mcp_server_milvus.vocabulary import Toolset
 
 ROOT = Path(__file__).parents[1]
 CONTRACTS = ROOT / "tools" / "contracts"
@@ -76,13 +77,30 @@ def test_listing_the_tools_imports_no_pymilvus(run: Run, arguments: list[str]) -
     assert imported & {"pymilvus", "milvus_lite", "grpc", "pandas", "numpy"} == set()
 
 
-def test_tools_is_a_table_of_all_tools(run: Run) -> None:
-    result = run("tools")
-    header, *rows, total = result.stdout.splitlines()
+def test_tools_is_a_table_of_all_tools_with_what_each_toolset_weighs(run: Run) -> None:
+    result = run("tools", "--toolsets", "data,+search,-delete")
     assert (result.returncode, result.stderr) == (0, "")
+    table, _, totals = result.stdout.partition("\n\n")
+    header, *lines = table.splitlines()
     assert header.split() == ["tool", "toolset", "effect", "bytes", "what", "it", "does"]
-    assert [row.split()[:3] for row in rows] == [[tool.name, tool.toolset, tool.effect] for tool in TOOLS]
-    assert total == f"{len(TOOLS)} tools, {sum(int(row.split()[3]) for row in rows)} bytes"
+    rows = [line.split() for line in lines]
+    assert [(name, toolset, effect) for name, toolset, _, effect, *_ in rows] == [
+        (tool.name, tool.toolset, tool.effect) for tool in TOOLS
+    ]
+    on = {tool.name for tool in TOOLS if tool.toolset is Toolset.DATA} - {"delete"} | {"search"}
+    assert {name for name, _, state, *_ in rows if state == "on"} == on
+    weights = {name: int(size) for name, _, _, _, size, *_ in rows}
+    data = [tool.name for tool in TOOLS if tool.toolset is Toolset.DATA]
+    said = totals.splitlines()
+    assert f"data: {len(data)} tools, {sum(weights[name] for name in data)} bytes" in said
+    assert f"on: {len(data)} tools, {sum(weights[name] for name in on)} bytes" in said
+    assert said[-1] == f"all: {len(TOOLS)} tools, {sum(weights.values())} bytes"
+
+
+def test_a_tool_that_is_not_offered_cannot_be_called(run: Run) -> None:
+    result = run("call", "delete", "{}", "--toolsets=-delete")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "there is no tool 'delete'" in result.stderr
 
 
 def test_tools_json_is_the_contracts(run: Run) -> None:
@@ -100,6 +118,8 @@ def test_tools_json_is_the_contracts(run: Run) -> None:
         (["--milvus-ur", "x"], "unknown flag --milvus-ur (did you mean --milvus-uri?)"),
         (["-u", "x"], "unknown flag -u"),
         (["--token"], "argument --token: expected one argument"),
+        (["--toolsets", "serch"], "toolsets: 'serch' is no toolset (did you mean search?)"),
+        (["tools", "--toolsets=+serch"], "toolsets: there is no tool 'serch' (did you mean search?)"),
         (["serv"], "unknown command serv (did you mean serve?)"),
         (["serve", "now"], "serve: wrong arguments"),
         (["tools", "all"], "tools: wrong arguments"),

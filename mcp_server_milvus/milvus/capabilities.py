@@ -52,17 +52,31 @@ FUNCTION_SINCE: dict[FunctionType, Version] = {
     FunctionType.MINHASH: (2, 6, 0),
 }
 
-FEATURE_SINCE: dict[Feature, Version] = {
-    Feature.NULLABLE: (2, 5, 0),
-    Feature.DEFAULT_VALUE: (2, 5, 0),
-    Feature.CLUSTERING_KEY: (2, 4, 7),
-    Feature.STRUCT_ARRAY: (2, 6, 4),
-    Feature.ANALYZER: (2, 5, 0),
-    Feature.TEXT_MATCH: (2, 5, 0),
-    Feature.GROUP_BY: (2, 4, 0),
-    Feature.GROUP_SIZE: (2, 5, 0),
-    Feature.NUM_SHARDS: (2, 0, 0),
+
+@dataclass(frozen=True)
+class Support:
+    """Who has a feature: Milvus from a version on (None: no release yet known), Milvus Lite or not.
+
+    `instead` is the nearest thing that works on a backend without it, as a sentence for an agent.
+    """
+
+    since: Version | None
+    lite: bool
+    instead: str = ""
+
+
+FEATURES: dict[Feature, Support] = {
+    Feature.NULLABLE: Support((2, 5, 0), lite=True, instead="leave it out"),
+    Feature.DEFAULT_VALUE: Support((2, 5, 0), lite=True, instead="leave it out"),
+    Feature.CLUSTERING_KEY: Support((2, 4, 7), lite=False, instead="leave it out"),
+    Feature.STRUCT_ARRAY: Support((2, 6, 4), lite=False, instead="keep the objects in a JSON field"),
+    Feature.ANALYZER: Support((2, 5, 0), lite=True, instead="leave it out"),
+    Feature.TEXT_MATCH: Support((2, 5, 0), lite=True, instead="leave it out"),
+    Feature.GROUP_BY: Support((2, 4, 0), lite=True, instead="search with a larger limit and group the hits"),
+    Feature.GROUP_SIZE: Support((2, 5, 0), lite=True, instead="leave it out"),
+    Feature.NUM_SHARDS: Support((2, 0, 0), lite=False, instead="leave num_shards out"),
 }
+"""Backends and features. Milvus Lite 3.2.2 and Milvus 2.3.5 were run; versions after 2.3.5 are unverified."""
 
 LITE_TYPES = frozenset(
     {
@@ -81,16 +95,6 @@ LITE_TYPES = frozenset(
     }
 )
 LITE_FUNCTIONS = frozenset({FunctionType.BM25})
-LITE_FEATURES = frozenset(
-    {
-        Feature.NULLABLE,
-        Feature.DEFAULT_VALUE,
-        Feature.ANALYZER,
-        Feature.TEXT_MATCH,
-        Feature.GROUP_BY,
-        Feature.GROUP_SIZE,
-    }
-)
 LITE_DENSE_INDEXES = ("AUTOINDEX", "FLAT", "BRUTE_FORCE", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8")
 LITE_SPARSE_INDEXES = ("AUTOINDEX", "SPARSE_INVERTED_INDEX")
 LITE_SCALAR_INDEXES = ("AUTOINDEX", "INVERTED")
@@ -121,7 +125,7 @@ class Backend:
     is_lite: bool
 
     def __str__(self) -> str:
-        return f"{'Milvus Lite' if self.is_lite else 'Milvus'} {'.'.join(map(str, self.version))}"
+        return f"{'Milvus Lite' if self.is_lite else 'Milvus'} {shown(self.version)}"
 
     @classmethod
     def from_version_text(cls, text: str) -> "Backend":
@@ -167,17 +171,19 @@ class Backend:
 
     def has(self, feature: Feature) -> bool:
         """Whether the backend has the feature."""
-        return feature in LITE_FEATURES if self.is_lite else self.version >= FEATURE_SINCE[feature]
+        support = FEATURES[feature]
+        return support.lite if self.is_lite else support.since is not None and self.version >= support.since
 
-    def require(self, feature: Feature, *, where: str, instead: str = "") -> None:
+    def require(self, feature: Feature, *, where: str) -> None:
         """Nothing, if the backend has the feature.
 
         Raises:
-            NotSupported: it has not; `where` is what asked for it, `instead` what can be done.
+            NotSupported: it has not; `where` is what asked for it. The hint is the nearest thing that works.
         """
         if not self.has(feature):
-            since = "" if self.is_lite else f" (needs Milvus {'.'.join(map(str, FEATURE_SINCE[feature]))} or newer)"
-            raise NotSupported(f"{where}: {feature} not supported by {self}{since}", hint=instead)
+            support = FEATURES[feature]
+            since = "" if self.is_lite or not support.since else f" (needs Milvus {shown(support.since)} or newer)"
+            raise NotSupported(f"{where}: {feature} not supported by {self}{since}", hint=support.instead)
 
     def check_params(self, params: Mapping[str, Any]) -> None:
         """Nothing, if the parameters of an index or a search are within their ranges, or the server checks them itself.
@@ -200,3 +206,8 @@ class Backend:
         if kind is DataType.SPARSE_FLOAT_VECTOR:
             return LITE_SPARSE_INDEXES
         return LITE_DENSE_INDEXES if kind.is_vector else LITE_SCALAR_INDEXES
+
+
+def shown(version: Version) -> str:
+    """The version as people write it."""
+    return ".".join(map(str, version))

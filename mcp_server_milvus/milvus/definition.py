@@ -88,7 +88,7 @@ def require_supported(wanted: CollectionSchema, backend: Backend) -> None:
                 f"function {function.name}: {function.type} is not supported by {backend}, which has: {can}"
             )
     if wanted.num_shards > 1:
-        backend.require(Feature.NUM_SHARDS, where="num_shards", instead="leave num_shards out")
+        backend.require(Feature.NUM_SHARDS, where="num_shards")
 
 
 def differences(wanted: CollectionSchema, existing: CollectionSchema) -> list[str]:
@@ -206,9 +206,7 @@ def _require_supported_field(each: Field, backend: Backend) -> None:
     kinds = [each.type, each.element_type] if each.element_type else [each.type]
     for kind in kinds:
         if kind is DataType.STRUCT:
-            backend.require(
-                Feature.STRUCT_ARRAY, where=f"field {each.name}", instead="keep the objects in a JSON field"
-            )
+            backend.require(Feature.STRUCT_ARRAY, where=f"field {each.name}")
         elif kind not in backend.types:
             raise NotSupported(
                 f"field {each.name}: {kind} is not supported by {backend}, which has: {', '.join(backend.types)}"
@@ -221,7 +219,7 @@ def _require_supported_field(each: Field, backend: Backend) -> None:
         Feature.TEXT_MATCH: each.enable_match,
     }
     for feature in (feature for feature, wanted in asked.items() if wanted):
-        backend.require(feature, where=f"field {each.name}", instead="leave it out")
+        backend.require(feature, where=f"field {each.name}")
     if backend.is_lite and each.auto_id and each.type.is_string:
         raise NotSupported(f"field {each.name}: {backend} generates only INT64 keys", hint="give string keys yourself")
     if (

@@ -202,12 +202,10 @@ def _grouping(client: "Client", schema: "CollectionSchema", args: SearchInput) -
             f"group_by_field: {args.group_by_field} is not in the schema; only its fields can group hits"
         )
     schema.require(args.group_by_field)
-    client.backend.require(
-        Feature.GROUP_BY, where="group_by_field", instead="search with a larger limit and group the hits"
-    )
+    client.backend.require(Feature.GROUP_BY, where="group_by_field")
     if args.group_size is None:
         return {"group_by_field": args.group_by_field}
-    client.backend.require(Feature.GROUP_SIZE, where="group_size", instead="leave it out")
+    client.backend.require(Feature.GROUP_SIZE, where="group_size")
     return {"group_by_field": args.group_by_field, "group_size": args.group_size}
 
 
