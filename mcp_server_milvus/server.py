@@ -29,6 +29,7 @@ example entity and an example search for each collection.
 To store text and find it by words: create_collection with a VARCHAR field (enable_analyzer), a SPARSE_FLOAT_VECTOR \
 field and a BM25 function from one to the other; insert entities without the sparse field; search with text.
 With vectors of your own: create_collection with dimension, insert entities {id, vector, ...}, search with vector.
+For a question about many entities use aggregate or query with order_by instead of reading them.
 Errors are {code, message, hint, retriable}: do what the hint says. Whole numbers beyond 2^53 travel as strings."""
 
 

@@ -49,6 +49,30 @@ SHOWN_LENGTH = 60
 EMPTY = frozenset({"null", "false", '""', "[]", "{}"})
 """Defaults that a reader assumes anyway, as JSON."""
 
+OTHER_NAMES = {
+    "collection": "collection_name",
+    "name": "collection_name",
+    "database": "db_name",
+    "expr": "filter",
+    "filter_expr": "filter",
+    "where": "filter",
+    "query": "text",
+    "query_text": "text",
+    "query_vector": "vector",
+    "vector_field": "anns_field",
+    "field": "field_name",
+    "fields": "output_fields",
+    "k": "limit",
+    "top_k": "limit",
+    "entities": "data",
+    "documents": "data",
+    "id": "ids",
+    "partition": "partition_name",
+    "alias_name": "alias",
+    "sort": "order_by",
+}
+"""What callers write, from other databases and other servers, and the argument that they mean."""
+
 In = TypeVar("In", bound=Input)
 Out = TypeVar("Out", bound=Output)
 
@@ -165,21 +189,20 @@ def _problem(problem: Any, names: list[str]) -> str:
     path = ".".join(part for part in location if not part.startswith(("list[", "dict[", "function-")))
     match problem["type"]:
         case "extra_forbidden":
-            close = difflib.get_close_matches(location[-1], names, n=1) if len(location) == 1 else []
-            hint = (
-                f" (did you mean {close[0]!r}?)"
-                if close
-                else f"; arguments: {', '.join(names)}"
-                if len(location) == 1
-                else ""
-            )
-            return f"unknown argument {path!r}{hint}"
+            return f"unknown argument {path!r}{_meant(location[0], names) if len(location) == 1 else ''}"
         case "missing":
             return f"argument {path!r} is missing"
         case "value_error":
             return f"{path}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
         case _:
             return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {_shown(problem['input'])}"
+
+
+def _meant(unknown: str, names: list[str]) -> str:
+    if (other := OTHER_NAMES.get(unknown.lower())) in names:
+        return f" (did you mean {other!r}?)"
+    close = difflib.get_close_matches(unknown, names, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else f"; arguments: {', '.join(names)}"
 
 
 def _shown(value: Any) -> str:

@@ -89,6 +89,14 @@ async def test_an_unknown_argument_is_refused_by_every_tool(agent: Agent, tool: 
 async def test_a_misspelt_argument_is_told_its_right_name(agent: Agent) -> None:
     error = await agent.fails("count", colection_name="x")
     assert "did you mean 'collection_name'" in error["message"]
+    for tool, other, meant in (
+        ("describe_collection", "name", "collection_name"),
+        ("query", "expr", "filter"),
+        ("search", "query_text", "text"),
+        ("search", "top_k", "limit"),
+    ):
+        error = await agent.fails(tool, collection_name="x", **{other: "x"})
+        assert f"unknown argument {other!r} (did you mean {meant!r}?)" in error["message"]
 
 
 async def test_a_misspelt_tool_is_told_its_right_name(agent: Agent) -> None:
