@@ -5,15 +5,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from mcp_server_milvus.errors import NotLoaded
+from mcp_server_milvus.errors import InvalidFilter, NotLoaded
 from mcp_server_milvus.milvus.cache import SchemaCache
+from mcp_server_milvus.milvus.filter_help import explained
 from mcp_server_milvus.milvus.pool import ClientPool
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.milvus.waiting import ReportProgress, load_and_wait
 from mcp_server_milvus.settings import Settings
 
 if TYPE_CHECKING:
-    from mcp_server_milvus.milvus.quirks import Client
+    from mcp_server_milvus.milvus.client import Client
 
 Result = TypeVar("Result")
 
@@ -46,8 +47,11 @@ class App:
         """What `use` returns for a client and the schema; once more if the collection has changed meanwhile."""
 
         async def borrowed(schema: CollectionSchema) -> Result:
-            async with self.clients.client(db_name, seconds=seconds) as client:
-                return await use(client, schema)
+            try:
+                async with self.clients.client(db_name, seconds=seconds) as client:
+                    return await use(client, schema)
+            except InvalidFilter as error:
+                raise explained(error, schema) from error
 
         return await self.schemas.used_by(db_name, collection_name, borrowed)
 

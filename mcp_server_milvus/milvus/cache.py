@@ -106,6 +106,11 @@ class SchemaCache:
         for key in stale:
             del self._entries[key]
 
+    def forget_database(self, db_name: str) -> None:
+        """Drops what is known of every collection of a database."""
+        for key in [key for key in self._entries if key[0] == db_name]:
+            del self._entries[key]
+
     async def used_by(
         self, db_name: str, collection_name: str, use: Callable[[CollectionSchema], Awaitable[Result]]
     ) -> Result:

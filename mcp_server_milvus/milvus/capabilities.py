@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from mcp_server_milvus.errors import InvalidArgument, NotSupported
+from mcp_server_milvus.settings import nearest
 from mcp_server_milvus.vocabulary import DataType, FunctionType
 
 Version = tuple[int, int, int]
@@ -28,6 +29,37 @@ class Feature(StrEnum):
     GROUP_BY = "grouping hits by a field"
     GROUP_SIZE = "group_size"
     NUM_SHARDS = "more than one shard"
+    HYBRID_SEARCH = "hybrid search"
+    FUNCTION_RERANKER = "a function as the ranker"
+    RUN_ANALYZER = "running an analyzer"
+    REPLICAS = "more than one replica"
+    LOAD_RESOURCE_GROUPS = "loading into resource groups"
+    LOAD_FIELDS = "loading chosen fields"
+    LOAD_PARTITIONS = "loading single partitions"
+    TRUNCATE = "truncate_collection"
+    ALTER_DESCRIPTION = "changing the description"
+    DROP_PROPERTY = "dropping a property"
+    ALTER_FIELD = "changing a field"
+    ADD_FIELD = "adding a field"
+    DROP_FIELD = "dropping a field"
+    ALTER_FUNCTIONS = "adding and dropping functions"
+    FUNCTION_FIELDS = "adding and dropping a function together with its field"
+    ALTER_INDEX = "changing the properties of an index"
+    DATABASE_PROPERTIES = "properties of a database"
+    SEGMENTS = "listing segments"
+    COMPACTION = "compaction on demand"
+    L0_COMPACTION = "compaction of deletions alone"
+    TARGET_SIZE = "compaction to a target size"
+    REPLICA_PLACEMENT = "describing and moving replicas"
+    RESOURCE_GROUPS = "resource groups"
+    RESOURCE_GROUP_CONFIG = "configurations of resource groups"
+    SNAPSHOTS = "snapshots"
+    ACCOUNTS = "users and roles"
+    ACCOUNT_DESCRIPTIONS = "descriptions of users and roles"
+    PRIVILEGE_GROUPS = "privilege groups"
+    FORCE_DROP = "dropping a role that has privileges"
+    QUERY_AGGREGATION = "aggregates of a query"
+    QUERY_ORDER = "the order of a query"
 
 
 MAX_WINDOW = 16_384
@@ -57,13 +89,19 @@ FUNCTION_SINCE: dict[FunctionType, Version] = {
 class Support:
     """Who has a feature: Milvus from a version on (None: no release yet known), Milvus Lite or not.
 
-    `instead` is the nearest thing that works on a backend without it, as a sentence for an agent.
+    `instead` is the nearest thing that works on a backend without it, as a sentence for an agent; `on_lite` is that of
+    Milvus Lite where it is another.
     """
 
     since: Version | None
     lite: bool
     instead: str = ""
+    on_lite: str = ""
 
+
+NO_ACCOUNTS = "Milvus Lite has no accounts: restrict this server by its settings, or use a Milvus server"
+ONE_PROCESS = "Milvus Lite is one process: nothing to divide"
+COMPACTS_BY_ITSELF = "Milvus Lite compacts by itself after each flush"
 
 FEATURES: dict[Feature, Support] = {
     Feature.NULLABLE: Support((2, 5, 0), lite=True, instead="leave it out"),
@@ -75,6 +113,63 @@ FEATURES: dict[Feature, Support] = {
     Feature.GROUP_BY: Support((2, 4, 0), lite=True, instead="search with a larger limit and group the hits"),
     Feature.GROUP_SIZE: Support((2, 5, 0), lite=True, instead="leave it out"),
     Feature.NUM_SHARDS: Support((2, 0, 0), lite=False, instead="leave num_shards out"),
+    Feature.HYBRID_SEARCH: Support((2, 4, 0), lite=True, instead="hybrid_search fuses the legs itself"),
+    Feature.FUNCTION_RERANKER: Support((2, 6, 0), lite=True, instead="ranker: rrf or weighted"),
+    Feature.RUN_ANALYZER: Support(
+        (2, 5, 11), lite=False, instead='from Milvus 2.5.0 on, a filter text_match(field, "words") shows what matches'
+    ),
+    Feature.REPLICAS: Support((2, 1, 0), lite=False, instead="leave replica_number out"),
+    Feature.LOAD_RESOURCE_GROUPS: Support((2, 2, 3), lite=False, instead="leave resource_groups out"),
+    Feature.LOAD_FIELDS: Support((2, 5, 0), lite=False, instead="leave it out: every field is loaded"),
+    Feature.LOAD_PARTITIONS: Support(
+        (2, 0, 0), lite=False, instead="load_collection and release_collection act on all partitions"
+    ),
+    Feature.TRUNCATE: Support(
+        (2, 6, 11), lite=True, instead="delete with a filter that every entity matches, e.g. id >= 0 or id < 0"
+    ),
+    Feature.ALTER_DESCRIPTION: Support((2, 5, 12), lite=True, instead="only create_collection can set one"),
+    Feature.DROP_PROPERTY: Support((2, 5, 0), lite=True, instead="give it another value"),
+    Feature.ALTER_FIELD: Support(
+        (2, 5, 0),
+        lite=False,
+        instead="create another collection with the field as wanted, and insert the entities there",
+    ),
+    Feature.ADD_FIELD: Support(
+        (2, 6, 0), lite=False, instead="a collection with enable_dynamic_field keeps values of fields that it has not"
+    ),
+    Feature.DROP_FIELD: Support(
+        (3, 0, 0), lite=False, instead="leave it unused, or create another collection without it"
+    ),
+    Feature.ALTER_FUNCTIONS: Support(
+        (2, 6, 8), lite=False, instead="create another collection with the functions as wanted"
+    ),
+    Feature.FUNCTION_FIELDS: Support((3, 0, 0), lite=False, instead="name an existing field as its output"),
+    Feature.ALTER_INDEX: Support((2, 4, 0), lite=False, instead="build_index with replace: true"),
+    Feature.DATABASE_PROPERTIES: Support((2, 4, 6), lite=True, instead="leave properties out"),
+    Feature.SEGMENTS: Support((2, 0, 0), lite=False, instead="collection_stats counts the entities"),
+    Feature.COMPACTION: Support((2, 0, 0), lite=False, instead=COMPACTS_BY_ITSELF),
+    Feature.L0_COMPACTION: Support((2, 6, 3), lite=False, instead="compact without is_l0"),
+    Feature.TARGET_SIZE: Support(
+        (3, 0, 0), lite=False, instead="compact without target_size merges small segments", on_lite=COMPACTS_BY_ITSELF
+    ),
+    Feature.REPLICA_PLACEMENT: Support(
+        (2, 1, 0), lite=False, instead="Milvus Lite keeps one copy: collection_stats says whether it is loaded"
+    ),
+    Feature.RESOURCE_GROUPS: Support((2, 2, 3), lite=False, instead=ONE_PROCESS),
+    Feature.RESOURCE_GROUP_CONFIG: Support(
+        (2, 4, 1), lite=False, instead="create_resource_group without config", on_lite=ONE_PROCESS
+    ),
+    Feature.SNAPSHOTS: Support((3, 0, 0), lite=False, instead="export_file writes the entities to a file"),
+    Feature.ACCOUNTS: Support((2, 2, 0), lite=False, instead=NO_ACCOUNTS),
+    Feature.ACCOUNT_DESCRIPTIONS: Support((3, 0, 0), lite=False, instead="leave description out"),
+    Feature.PRIVILEGE_GROUPS: Support(
+        (2, 4, 18), lite=False, instead="grant_privilege grants privileges one by one", on_lite=NO_ACCOUNTS
+    ),
+    Feature.FORCE_DROP: Support(
+        (2, 5, 0), lite=False, instead="describe_role shows its privileges: revoke_privilege each, then drop the role"
+    ),
+    Feature.QUERY_AGGREGATION: Support((3, 0, 0), lite=False, instead="they are computed here"),
+    Feature.QUERY_ORDER: Support((3, 0, 0), lite=False, instead="entities are ordered here"),
 }
 """Backends and features. Milvus Lite 3.2.2 and Milvus 2.3.5 were run; versions after 2.3.5 are unverified."""
 
@@ -115,6 +210,13 @@ LITE_PARAM_RANGES = {
     "nprobe": (1, 65_536),
 }
 """Milvus's own ranges, where it has one. Milvus Lite takes any value, and fails for lack of memory when it needs it."""
+
+
+LITE_OTHER_PARAMS = (
+    *("metric_type", "radius", "range_filter", "bm25_k1", "bm25_b", "inverted_index_algo"),
+    *("drop_ratio_build", "drop_ratio_search", "json_path", "json_cast_type"),
+)
+"""What else it reads or checks by itself. Any other name it would ignore without a word."""
 
 
 @dataclass(frozen=True)
@@ -183,14 +285,22 @@ class Backend:
         if not self.has(feature):
             support = FEATURES[feature]
             since = "" if self.is_lite or not support.since else f" (needs Milvus {shown(support.since)} or newer)"
-            raise NotSupported(f"{where}: {feature} not supported by {self}{since}", hint=support.instead)
+            raise NotSupported(
+                f"{where}: {feature} not supported by {self}{since}",
+                hint=(self.is_lite and support.on_lite) or support.instead,
+            )
 
     def check_params(self, params: Mapping[str, Any]) -> None:
-        """Nothing, if the parameters of an index or a search are within their ranges, or the server checks them itself.
+        """Nothing, if the parameters of an index or a search are known and in range, or the server checks them itself.
 
         Raises:
-            InvalidArgument: one is not; the message gives its range.
+            InvalidArgument: one is not; the message gives its range, or names those that there are.
         """
+        known = [*LITE_PARAM_RANGES, *LITE_OTHER_PARAMS]
+        for name in (name for name in params if self.is_lite and name not in known):
+            raise InvalidArgument(
+                f"params: {self} has no parameter {name[:40]!r}{nearest(name, known)}; it has: {', '.join(known)}"
+            )
         for name, (least, most) in LITE_PARAM_RANGES.items() if self.is_lite else ():
             value = params.get(name, least)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:

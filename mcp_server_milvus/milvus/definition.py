@@ -73,6 +73,21 @@ def completed_index(schema: CollectionSchema, index: Index, backend: Backend) ->
     )
 
 
+def completed_field(added: Field, backend: Backend) -> Field:
+    """The definition of a field that is added to an existing collection, with the sizes that were left out.
+
+    Raises:
+        InvalidArgument: the definition contradicts itself, or gives entities that are there already no value.
+        NotSupported: the backend cannot keep such a field.
+    """
+    sized = _sized(added)
+    _require_consistent_field(sized)
+    if sized.is_primary or not sized.may_be_absent:
+        raise InvalidArgument(f"field {sized.name}: an added field needs nullable: true or a default_value")
+    _require_supported_field(sized, backend)
+    return sized
+
+
 def require_supported(wanted: CollectionSchema, backend: Backend) -> None:
     """Nothing, if the backend can keep the collection exactly as defined.
 

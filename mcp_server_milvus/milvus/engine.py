@@ -228,6 +228,7 @@ def build_server(database: Any, calls: ThreadPoolExecutor) -> Any:
         # pymilvus pings every 10 s; a server that finds this too often ends the connection.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_ping_strikes", 0),  # during an answer of minutes a client's pings would end the connection
     ]
     server = grpc.server(calls, options=options)
     generated: Any = milvus_pb2_grpc

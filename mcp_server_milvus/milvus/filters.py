@@ -27,6 +27,9 @@ ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t
 MAX_KEYS = 10_000
 """Keys of one call; an expression with more takes Milvus longer to parse than to run."""
 
+SHOWN_AROUND = 60
+"""Characters of a wrong filter that a message shows on each side of the place."""
+
 TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|\{([A-Za-z_]\w*)\}|.', re.DOTALL)
 BRACKETS = {")": "(", "]": "["}
 QUOTES = frozenset("\"'")
@@ -149,22 +152,35 @@ def any_key(primary_key: Field) -> str:
     return f'{name} >= ""' if primary_key.type.is_string else f"{name} > 0 or {name} <= 0"
 
 
-def _tokens_outside_strings(text: str) -> Iterator[str]:
-    return (token.group() for token in TOKEN.finditer(text) if token.group()[0] not in "\"'" or len(token.group()) == 1)
+def pointed(text: str, column: int) -> str:
+    """The part of the text around a column (counted from 1) in one line, and a caret under it; 0 points nowhere."""
+    start = max(0, column - 1 - SHOWN_AROUND)
+    shown = " ".join(text[start : column + SHOWN_AROUND].split("\n"))
+    return f"  {shown}" + (f"\n  {' ' * (column - 1 - start)}^" if column > 0 else "")
+
+
+def _tokens_outside_strings(text: str) -> Iterator[tuple[str, int]]:
+    """Each with its column."""
+    for token in TOKEN.finditer(text):
+        if token.group()[0] not in QUOTES or len(token.group()) == 1:
+            yield token.group(), token.start() + 1
 
 
 def _require_closed(text: str) -> None:
     """A filter that closes a bracket it did not open would escape from the brackets that we put around it."""
-    opened: list[str] = []
-    for mark in _tokens_outside_strings(text):
+    opened: list[tuple[str, int]] = []
+    partner = "every bracket needs its partner"
+    for mark, column in _tokens_outside_strings(text):
         if mark in "([":
-            opened.append(mark)
-        elif mark in BRACKETS and (not opened or opened.pop() != BRACKETS[mark]):
-            raise InvalidFilter(f"filter: {mark!r} closes nothing", hint="every bracket needs its partner")
+            opened.append((mark, column))
+        elif mark in BRACKETS and (not opened or opened.pop()[0] != BRACKETS[mark]):
+            raise InvalidFilter(f"filter: {mark!r} closes nothing\n{pointed(text, column)}", hint=partner)
         elif mark in QUOTES:
-            raise InvalidFilter(f"filter: a {mark} is not closed", hint='write text as "…", and a " inside it as \\"')
+            hint = 'write text as "…", and a " inside it as \\"'
+            raise InvalidFilter(f"filter: a {mark} is not closed\n{pointed(text, column)}", hint=hint)
     if opened:
-        raise InvalidFilter(f"filter: {opened[-1]!r} is not closed", hint="every bracket needs its partner")
+        mark, column = opened[-1]
+        raise InvalidFilter(f"filter: {mark!r} is not closed\n{pointed(text, column)}", hint=partner)
 
 
 def _encodable(text: str) -> str:

@@ -1,6 +1,8 @@
 """One client per database, made when it is first needed, shared by all calls, replaced when its connection is lost."""
 
+import gc
 import importlib
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from mcp_server_milvus.settings import Settings
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.capabilities import Backend
-    from mcp_server_milvus.milvus.quirks import Client
+    from mcp_server_milvus.milvus.client import Client
 
 
 @dataclass
@@ -115,6 +117,14 @@ class ClientPool:
                 connection.borrowers -= 1
                 await _close_unused(connection)
 
+    async def forget(self, db_name: str) -> None:
+        """Closes the client of a database that is gone, and forgets what was written there."""
+        self._last_writes.pop(db_name, None)
+        connection = self._connections.get(db_name)
+        self._retire(db_name, connection)
+        if connection:
+            await _close_unused(connection)
+
     async def _connected(self, db_name: str) -> _Connection:
         async with self._connecting.setdefault(db_name, anyio.Lock()):
             uri = await self._engine.address() if self._engine else self._settings.uri
@@ -129,10 +139,11 @@ class ClientPool:
             return connection
 
     async def _connect(self, uri: str, db_name: str) -> "Client":
-        from mcp_server_milvus.milvus import quirks
+        from mcp_server_milvus.milvus.client import connect
+        from mcp_server_milvus.milvus.quirks import quiet_pymilvus
 
-        quirks.quiet_pymilvus()
-        return await quirks.connect(
+        quiet_pymilvus()
+        return await connect(
             uri,
             credentials=self._settings.credentials,
             db_name=db_name,
@@ -183,5 +194,10 @@ def _first(group: "ExceptionGroup[Exception]") -> Exception:
 
 
 def _import_pymilvus() -> None:
-    for module in ("quirks", "translate"):
-        importlib.import_module(f"mcp_server_milvus.milvus.{module}")
+    """Once; its 160,000 objects stay, so that the garbage collector need not stop every call to look at them."""
+    modules = [f"mcp_server_milvus.milvus.{module}" for module in ("client", "translate")]
+    if all(module in sys.modules for module in modules):
+        return
+    for module in modules:
+        importlib.import_module(module)
+    gc.freeze()

@@ -121,6 +121,17 @@ def json_size(value: Any) -> int:
     return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace"))
 
 
+def fitting(described: Sequence[Mapping[str, Any]], max_bytes: int) -> int:
+    """How many of these objects, from the first, a result of that many bytes has room for; at least one."""
+    used, count = ENVELOPE_BYTES, 0
+    for each in described:
+        used += json_size(each) + 1
+        if used > max_bytes and count:
+            break
+        count += 1
+    return count
+
+
 def cursor_fingerprint(*parts: Any) -> str:
     """What ties a cursor to the question that it continues."""
     return hashlib.sha256(json.dumps(parts).encode(errors="replace")).hexdigest()[:12]

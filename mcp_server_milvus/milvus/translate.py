@@ -56,6 +56,7 @@ PHRASES: tuple[tuple[str, Rule], ...] = (
         BAD_FILTER,
     ),
     (r"int too large|recursion depth", BAD_FILTER),
+    (r"unsupported (right )?data ?type json", BAD_FILTER),  # a comparison with a name of the dynamic field
     (
         r"\[errno \d+\]",
         Rule(MilvusFailed, "the embedded engine cannot write its data folder: check its disk and its rights"),
@@ -67,7 +68,14 @@ PHRASES: tuple[tuple[str, Rule], ...] = (
     (r"(can't find|can not find) collection|collection .*(not found|does not exist)", LIST_COLLECTIONS),
     (r"partition.*(not found|does not exist)", Rule(NotFound, "describe_collection shows the partitions")),
     (r"index.*(not found|not exist)|there is no vector index", Rule(Conflict, "call build_index first")),
-    (r"already exists?|duplicate", Rule(AlreadyExists)),
+    (r"database.*not empty", Rule(Conflict, "drop_collection each of its collections first")),
+    (r"nodes not enough", Rule(LimitExceeded, "each replica needs a query node of its own: ask for fewer replicas")),
+    (r"already exists?|duplicate|conflicts with an existing", Rule(AlreadyExists)),
+    (r"not found the role", Rule(NotFound, "list_roles shows what there is")),
+    (r"not found the user", Rule(NotFound, "list_users shows what there is")),
+    (r"not found the (privilege|object type)", Rule(InvalidArgument, "list_privileges shows what there is")),
+    (r"role that it has privileges", Rule(Conflict, "describe_role shows its privileges: revoke_privilege each")),
+    (r"authorization from the md", Rule(Conflict, "this Milvus checks no accounts: it has authorization turned off")),
     (r"out of range|invalid index type|invalid parameter", Rule(InvalidArgument)),
     (
         r"denied|privilege|not authorized|unauthenticated|auth check failure",
@@ -90,9 +98,16 @@ CODES: dict[int, Rule] = {
     101: NOT_LOADED,
     102: RETRY_LATER,
     103: NOT_LOADED,
+    104: RELEASE_FIRST,
     200: Rule(NotFound, "describe_collection shows the partitions"),
     201: NOT_LOADED,
     202: NOT_LOADED,
+    300: Rule(NotFound, "list_resource_groups shows what there is"),
+    301: Rule(AlreadyExists),
+    302: RETRY_LATER,
+    303: Rule(InvalidArgument),
+    304: Rule(Conflict),
+    400: NOT_LOADED,
     700: Rule(Conflict, "call build_index first"),
     701: Rule(NotSupported),
     702: Rule(AlreadyExists),
@@ -102,7 +117,8 @@ CODES: dict[int, Rule] = {
     1101: Rule(InvalidArgument),
     1400: Rule(Denied, "check the token, or user and password"),
     1401: Rule(Denied, "the Milvus account lacks the right"),
-    1600: LIST_COLLECTIONS,
+    1600: Rule(NotFound, "list_aliases shows what there is"),
+    1601: Rule(AlreadyExists, "an alias and a collection cannot have the same name"),
     1602: Rule(AlreadyExists),
     1700: Rule(InvalidArgument, "describe_collection shows the fields"),
 }
@@ -181,7 +197,7 @@ def _from_grpc(failure: grpc.RpcError, tried: str) -> Error:
     details = str(getattr(failure, "details", str)())
     if rule.error is Unavailable:
         return _unavailable(details, rule, tried)
-    return rule.error(_clean(details or code.name), hint=rule.hint)
+    return rule.error(cleaned(details or code.name), hint=rule.hint)
 
 
 def _from_milvus(failure: pymilvus.MilvusException, tried: str) -> Error:
@@ -194,7 +210,7 @@ def _from_milvus(failure: pymilvus.MilvusException, tried: str) -> Error:
         rule = _by_code(failure.code, message) or CLIENT_SIDE.get(type(failure)) or Rule(MilvusFailed)
     if rule.error is Unavailable:
         return _unavailable(message, rule, tried)
-    return rule.error(_clean(message), hint=rule.hint)
+    return rule.error(cleaned(message), hint=rule.hint)
 
 
 def _unavailable(details: str, rule: Rule, tried: str) -> Error:
@@ -249,7 +265,8 @@ NOISE = (
 """Wrappers of an inner message, addresses and source paths: nothing that a caller can use."""
 
 
-def _clean(message: str) -> str:
+def cleaned(message: str) -> str:
+    """A text of Milvus's without call stacks, addresses and source paths."""
     for noise in NOISE:
         message = re.sub(noise, "", message, flags=re.DOTALL)
     message = message.strip()

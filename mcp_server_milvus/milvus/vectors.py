@@ -1,10 +1,11 @@
 """Vectors of the types that JSON has no numbers for: packed into bytes for Milvus, and unpacked from them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mcp_server_milvus.vocabulary import DataType
+from mcp_server_milvus.vocabulary import DataType, MetricType
 
 
 def vector_bytes(kind: DataType, numbers: list[Any]) -> bytes:
@@ -28,6 +29,38 @@ def vector_numbers(kind: DataType, stored: Any) -> list[Any]:
         return [int(number) for number in numbers]
     precision = np.float16 if kind is DataType.FLOAT16_VECTOR else np.float32
     return [shortest(number) for number in np.asarray(numbers, dtype=precision)]
+
+
+def distances(kind: DataType, metric_type: str, sought: Any, stored: Sequence[Any]) -> list[float]:
+    """The score of each stored vector as Milvus defines it; L2 is squared. Each depends on its own vector alone."""
+    if not stored:
+        return []
+    if kind is DataType.BINARY_VECTOR:
+        return _bit_distances(metric_type, _matrix(kind, [sought]), _matrix(kind, stored))
+    one, many = _matrix(kind, [sought])[0], _matrix(kind, stored)
+    scores = ((many - one) ** 2).sum(axis=1) if metric_type == MetricType.L2 else (many * one).sum(axis=1)
+    if metric_type == MetricType.COSINE:
+        lengths = np.sqrt((many**2).sum(axis=1) * (one**2).sum())
+        scores = np.divide(scores, lengths, out=np.zeros_like(scores), where=lengths > 0)
+    return [float(score) for score in scores]
+
+
+def _bit_distances(metric_type: str, one: Any, many: Any) -> list[float]:
+    differing = (one != many).sum(axis=1)
+    if metric_type == MetricType.HAMMING:
+        return [float(count) for count in differing]
+    either = (one | many).astype(bool).sum(axis=1)
+    return [float(score) for score in np.divide(differing, either, out=np.zeros(len(many)), where=either > 0)]
+
+
+def _matrix(kind: DataType, vectors: Sequence[Any]) -> Any:
+    """The vectors as an array: of bits, or of 64-bit floats, in which sums of 32-bit ones are exact enough."""
+    if isinstance(vectors[0], bytes) or isinstance(vectors[0][0], bytes):  # a queried entity has them in a list
+        stored = b"".join(vector if isinstance(vector, bytes) else vector[0] for vector in vectors)
+        numbers = _unpacked(kind, stored).reshape(len(vectors), -1)
+    else:
+        numbers = np.array([list(vector) for vector in vectors])
+    return numbers if kind is DataType.BINARY_VECTOR else numbers.astype(np.float64)
 
 
 def _unpacked(kind: DataType, data: bytes) -> Any:

@@ -18,7 +18,7 @@ from mcp.client import Client
 from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
 from mcp_server_milvus.app import App, open_app
-from mcp_server_milvus.milvus import quirks
+from mcp_server_milvus.milvus import client as milvus_client
 from mcp_server_milvus.milvus.embedded import EmbeddedEngine
 from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import load_settings
@@ -207,8 +207,8 @@ async def eventually(condition: Callable[[], bool], *, within: float = 10) -> No
             await anyio.sleep(0.01)
 
 
-async def connected(uri: str) -> quirks.Client:
-    return await quirks.connect(uri, credentials="", db_name="default", last_writes={}, seconds=5)
+async def connected(uri: str) -> milvus_client.Client:
+    return await milvus_client.connect(uri, credentials="", db_name="default", last_writes={}, seconds=5)
 
 
 @asynccontextmanager

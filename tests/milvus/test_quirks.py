@@ -28,16 +28,33 @@ from pymilvus.decorators import retry_on_rpc_failure
 from pymilvus.grpc_gen import milvus_pb2_grpc
 
 from mcp_server_milvus import errors
-from mcp_server_milvus.milvus import quirks
+from mcp_server_milvus.milvus import client as milvus_client
+from mcp_server_milvus.milvus import data, quirks
 from mcp_server_milvus.milvus.schema import Function
 from mcp_server_milvus.tools import TOOLS
 from mcp_server_milvus.tools.collections import _described_function
 from mcp_server_milvus.vocabulary import FunctionType
+from tests.calls import CALLS
 from tests.milvus.conftest import Agent, Wire, agent, connected, failing_milvus, linux
 
 pytestmark = pytest.mark.anyio
 
 ENTITIES = [{"id": number, "vector": [1.0, number]} for number in range(3)]
+NAMES = {
+    "collection_name",
+    "db_name",
+    "partition_name",
+    "field_name",
+    "anns_field",
+    "alias",
+    "new_name",
+    "index_name",
+} | {
+    "source_collection_name",
+    "target_collection_name",
+}
+"""Arguments that are names."""
+
 FAILURES = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE)
 NOT_NUMBERED = "0"
 """The identity of a collection whose server numbers nothing."""
@@ -115,12 +132,12 @@ async def test_no_argument_that_is_a_name_can_be_a_path(lite: Agent, raw: AsyncM
 
     for tool in TOOLS:
         properties = tool.input_schema["properties"]
-        for name in {"collection_name", "db_name", "partition_name", "field_name", "anns_field"} & properties.keys():
-            refusal = await lite.refused(tool.name, **(needed(tool.input_schema) | {name: path}))
+        for name in NAMES & properties.keys():
+            refusal = await lite.refused(tool.name, **(CALLS[tool.name] | {name: path}))
             assert refusal["code"] == "invalid_argument"
             assert f"{name}: '{path}' is not a name" in refusal["message"]
         for name in {"partition_names"} & properties.keys():
-            refusal = await lite.refused(tool.name, **(needed(tool.input_schema) | {name: [path]}))
+            refusal = await lite.refused(tool.name, **(CALLS[tool.name] | {name: [path]}))
             assert f"'{path}' is not a name" in refusal["message"]
     assert await lite.call("count", collection_name="q_victim") == {"count": 0}
 
@@ -221,7 +238,7 @@ async def test_each_client_has_a_channel_of_its_own_with_its_own_options(lite_ur
     one, two = await connected(lite_uri), await connected(lite_uri)
     handlers: list[Any] = [await AsyncMilvusClient._get_connection(client) for client in (one, two)]
     assert handlers[0]._async_channel is not handlers[1]._async_channel
-    assert handlers[0]._grpc_options == quirks.GRPC_OPTIONS
+    assert handlers[0]._grpc_options == milvus_client.GRPC_OPTIONS
     await one.close()
     assert await two.list_collections() is not None
     await two.close()
@@ -249,7 +266,7 @@ async def test_whatever_changes_something_is_sent_once_however_it_fails(lite: Ag
     await lite.call("create_collection", collection_name="q_once", dimension=2)
     schema = replace(await lite.app.schemas.get("default", "q_once"), identity=NOT_NUMBERED)
     entities = [{"id": 1, "vector": [1.0, 2.0]}]
-    writes: dict[str, Callable[[quirks.Client], Awaitable[Any]]] = {
+    writes: dict[str, Callable[[milvus_client.Client], Awaitable[Any]]] = {
         "Insert": lambda client: client.insert_entities("q_once", entities, schema, ""),
         "Upsert": lambda client: client.upsert_entities("q_once", entities, schema, ""),
         "Delete": lambda client: client.delete_matching("q_once", "id == 1", schema, ""),
@@ -377,7 +394,7 @@ async def test_the_private_names_of_pymilvus_are_where_quirks_expects_them() -> 
 
 
 def test_the_rpcs_that_quirks_sends_itself_are_on_the_stub() -> None:
-    source = inspect.getsource(quirks)
+    source = "".join(map(inspect.getsource, (quirks, data, milvus_client)))
     sent = set(re.findall(r"stub\.([A-Z]\w+)\(", source)) | set(re.findall(r'_write\("(\w+)"', source))
     assert sent >= {"ShowPartitions", "Delete", "CreateIndex", "LoadCollection", "Query", "Insert", "Upsert"}
     stub: Any = milvus_pb2_grpc.MilvusServiceStub(grpc.insecure_channel("127.0.0.1:1"))  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
@@ -402,12 +419,6 @@ async def ask_for_index(client: AsyncMilvusClient, collection_name: str, index_t
     params.add_index("vector", index_type=index_type, metric_type="L2")
     with pytest.raises(grpc.aio.AioRpcError):
         await client.create_index(collection_name, params)
-
-
-def needed(schema: dict[str, Any]) -> dict[str, Any]:
-    """Arguments that are as they should be, for those that a tool needs."""
-    examples: dict[str, Any] = {"collection_name": "q_victim", "field_name": "vector", "data": [], "ids": [1]}
-    return {name: examples[name] for name in schema.get("required", ())}
 
 
 def listening_ports(pid: int) -> list[str]:

@@ -1,0 +1,356 @@
+"""Entities in and out: a client that sees every write of this process, and writes only what fits the collection there.
+
+What Milvus Lite and Milvus 2.3.5 do otherwise was seen with pymilvus 3.0.2; `tests/milvus/test_quirks.py` shows it.
+"""
+
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pymilvus has no types; what leaves this file has.
+
+import functools
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import anyio.to_thread
+import grpc
+from pymilvus import AnnSearchRequest, FunctionType, RRFRanker, WeightedRanker
+from pymilvus import Function as MilvusFunction
+from pymilvus.client.abstract import MutationResult
+from pymilvus.client.prepare import Prepare
+from pymilvus.client.types import ConsistencyLevel as MilvusConsistencyLevel
+from pymilvus.client.utils import check_status
+from pymilvus.exceptions import MilvusException
+
+from mcp_server_milvus.errors import AlreadyExists, NotFound, NotSupported, StaleSchema
+from mcp_server_milvus.milvus.capabilities import Backend
+from mcp_server_milvus.milvus.filters import literal
+from mcp_server_milvus.milvus.quirks import Mended
+from mcp_server_milvus.milvus.ranking import Ranker
+from mcp_server_milvus.milvus.schema import (
+    CollectionSchema,
+    parse_schema,
+)
+from mcp_server_milvus.milvus.targets import Leg
+from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType
+
+SHOWN_KEYS = 5
+"""Keys that a message names."""
+
+UNKNOWN_TIME = -1
+"""In place of the time of the last write: reads see everything then, at some cost."""
+
+
+class DataClient(Mended):
+    """The part of the client that describes, writes, reads and searches."""
+
+    backend: Backend
+    last_writes: MutableMapping[str, int]
+
+    async def describe(self, collection_name: str) -> CollectionSchema:
+        """The schema with its functions and indexes, as it is now."""
+        identity, index_digest = await self._numbers(collection_name)
+        handler = await self.handler()
+        context = self.call_context
+        described = await handler.describe_collection(collection_name, context=context)
+        indexes = await handler.list_indexes(collection_name, context=context)
+        return replace(parse_schema(described, indexes), identity=identity, index_digest=index_digest)
+
+    async def _numbers(self, collection_name: str) -> tuple[str, str]:
+        """What tells this collection from one that is made later with its name, and its indexes from later ones.
+
+        The first is the number of a collection's first partition, which a server and our own engine give. The second
+        is of our own engine alone: see `engine.numbering_service`.
+        """
+        stub, metadata = await self.stub()
+        response = await stub.ShowPartitions(Prepare.show_partitions_request(collection_name), metadata=metadata)
+        check_status(response.status)
+        return str(min(response.partitionIDs, default=0)), str(min(response.created_utc_timestamps, default=0))
+
+    async def confirm(self, collection_name: str, schema: CollectionSchema) -> None:
+        """Nothing, if the name still belongs to the collection that the schema describes.
+
+        Raises:
+            StaleSchema: it belongs to another collection now.
+        """
+        if schema.identity != (await self._numbers(collection_name))[0]:
+            raise StaleSchema(collection_name)
+
+    async def confirm_indexes(self, collection_name: str, schema: CollectionSchema) -> None:
+        """Nothing, if the indexes are those of the schema, or a server notices by itself that a metric is another.
+
+        Raises:
+            StaleSchema: they are not.
+        """
+        if self.backend.is_lite and schema.index_digest != (await self._numbers(collection_name))[1]:
+            raise StaleSchema(collection_name)
+
+    async def insert_entities(
+        self, collection_name: str, entities: list[dict[str, Any]], schema: CollectionSchema, partition_name: str
+    ) -> Any:
+        """Inserts entities that fit the schema, in one request, never repeated. Returns pymilvus's MutationResult.
+
+        Raises:
+            StaleSchema: the collection is another one than the schema describes; nothing was written.
+        """
+        await self.require_partitions(collection_name, [partition_name] if partition_name else None)
+        await self.require_new_keys(collection_name, entities, schema)
+        prepare = functools.partial(Prepare.row_insert_param, collection_name, entities, partition_name)
+        return await self._write("Insert", collection_name, prepare, schema)
+
+    async def upsert_entities(
+        self, collection_name: str, entities: list[dict[str, Any]], schema: CollectionSchema, partition_name: str
+    ) -> Any:
+        """Upserts whole entities, as `insert_entities` inserts."""
+        await self.require_partitions(collection_name, [partition_name] if partition_name else None)
+        prepare = functools.partial(Prepare.row_upsert_param, collection_name, entities, partition_name)
+        return await self._write("Upsert", collection_name, prepare, schema)
+
+    async def _write(self, method: str, collection_name: str, prepare: Any, schema: CollectionSchema) -> Any:
+        described = schema.described
+        prepared = functools.partial(
+            prepare,
+            described["fields"],
+            described.get("struct_array_fields", []),
+            enable_dynamic=schema.enable_dynamic_field,
+            schema_timestamp=described.get("update_timestamp", 0),
+        )
+        request = await anyio.to_thread.run_sync(prepared)
+        if not self.backend.is_lite:  # which checks every entity against its own schema
+            await self.confirm(collection_name, schema)
+        stub, metadata = await self.stub()
+        return self._written(await getattr(stub, method)(request, metadata=metadata), schema)
+
+    async def send_write(self, request: Any, schema: CollectionSchema) -> Any:
+        """Carries out a request that was packed before, as `insert_entities` and `upsert_entities` do, never repeated.
+
+        Raises:
+            StaleSchema: the collection is another one than the schema describes; nothing was written.
+        """
+        if not self.backend.is_lite:  # which checks every entity against its own schema
+            await self.confirm(request.collection_name, schema)
+        stub, metadata = await self.stub()
+        method = type(request).__name__.removesuffix("Request")
+        return self._written(await getattr(stub, method)(request, metadata=metadata), schema)
+
+    async def delete_matching(
+        self, collection_name: str, matching: str, schema: CollectionSchema, partition_name: str
+    ) -> int:
+        """Deletes every entity that the filter matches; how many, as the backend counts."""
+        await self.confirm(collection_name, schema)
+        stub, metadata = await self.stub()
+        request = Prepare.delete_request(collection_name, matching, partition_name or None, consistency_level=0)
+        result = self._written(await stub.Delete(request, metadata=metadata), schema)
+        if not self.backend.is_lite:
+            await self._note_time(schema)
+        return max(result.delete_count, len(result.primary_keys))
+
+    async def moment(self) -> int | None:
+        """The server's time now, for `keys_there`; None where every read sees every write."""
+        if self.backend.is_lite:
+            return None
+        handler = await self.handler()
+        try:
+            return cast("int", await handler.alloc_timestamp(context=self.call_context))
+        except (grpc.RpcError, MilvusException):
+            return UNKNOWN_TIME
+
+    async def keys_there(
+        self, collection_name: str, keys: Sequence[int | str], schema: CollectionSchema, moment: int | None
+    ) -> set[int | str]:
+        """Those of the keys that entities have, among them all that were written before the moment."""
+        name = schema.primary_key.name
+        seen: dict[str, Any] = {}
+        if moment == UNKNOWN_TIME:
+            seen = {"consistency_level": ConsistencyLevel.STRONG}
+        elif moment is not None:
+            seen = {"consistency_level": MilvusConsistencyLevel.Customized, "guarantee_timestamp": moment}
+        rows = await self.query(collection_name, f"{name} in {literal(list(keys))}", output_fields=[name], **seen)
+        return {row[name] for row in rows}
+
+    async def require_new_keys(
+        self, collection_name: str, entities: list[dict[str, Any]], schema: CollectionSchema
+    ) -> None:
+        """Nothing, if no entity there has one of these keys, or the backend keeps both.
+
+        Raises:
+            AlreadyExists: Milvus Lite would replace the entities there, which is not what an insert is for.
+        """
+        key = schema.primary_key
+        if key.auto_id or not self.backend.is_lite:
+            return
+        matching = f"{key.name} in {literal([entity[key.name] for entity in entities])}"
+        rows = await self.query(collection_name, matching, output_fields=[key.name])
+        if rows:
+            shown = ", ".join(repr(row[key.name]) for row in rows[:SHOWN_KEYS])
+            raise AlreadyExists(
+                f"{len(rows)} of these entities are there already, with {key.name} {shown}"
+                f"{' and others' if len(rows) > SHOWN_KEYS else ''}",
+                hint="upsert replaces them; insert those that are new",
+            )
+
+    def require_readable(self, entities: Sequence[Mapping[str, Any]], schema: CollectionSchema) -> None:
+        """Nothing, if the backend can give these entities back, whose JSON values are texts of JSON.
+
+        Raises:
+            NotSupported: Milvus Lite answers with a text that is all of a JSON value as if it were JSON itself.
+        """
+        names = [each.name for each in schema.fields if each.type is DataType.JSON] if self.backend.is_lite else []
+        for name in names:
+            if any(str(entity.get(name)).startswith('"') for entity in entities):
+                raise NotSupported(
+                    f"field {name!r}: {self.backend} cannot read back a text that is all of a JSON value",
+                    hint="put the text into an object or a list, or into a VARCHAR field",
+                )
+
+    async def require_partitions(self, collection_name: str, names: Sequence[str] | None) -> None:
+        """Nothing, if the collection has partitions of these names, or the server itself refuses those that it has not.
+
+        Raises:
+            NotFound: it has not.
+        """
+        if not names or not self.backend.is_lite:
+            return
+        there = await self.list_partitions(collection_name)
+        if missing := [name for name in names if name not in there]:
+            raise NotFound(f"{collection_name} has no partition {missing[0]!r}; partitions: {', '.join(there)}")
+
+    async def read_matching(
+        self,
+        collection_name: str,
+        matching: str,
+        schema: CollectionSchema,
+        *,
+        output_fields: list[str],
+        partition_names: list[str] | None = None,
+        consistency_level: ConsistencyLevel | None = None,
+        **arguments: Any,
+    ) -> list[dict[str, Any]]:
+        """The entities that a filter matches, in no order, seeing every write of this process."""
+        await self.require_partitions(collection_name, partition_names)
+        rows = await self.query(
+            collection_name,
+            matching,
+            output_fields=output_fields,
+            partition_names=partition_names,
+            **self._consistency(schema, consistency_level),
+            **arguments,
+        )
+        return list(rows)
+
+    async def read_in_key_order(
+        self,
+        collection_name: str,
+        matching: str,
+        schema: CollectionSchema,
+        *,
+        limit: int,
+        partition_names: list[str] | None,
+        consistency_level: ConsistencyLevel | None,
+        **arguments: Any,
+    ) -> list[dict[str, Any]]:
+        """The matching entities with the smallest primary keys, in the order of their keys."""
+        await self.require_partitions(collection_name, partition_names)
+        return await self.query_in_key_order(
+            collection_name,
+            matching,
+            limit=limit,
+            partition_names=partition_names,
+            **self._consistency(schema, consistency_level),
+            **arguments,
+        )
+
+    async def search_nearest(
+        self,
+        collection_name: str,
+        data: Any,
+        schema: CollectionSchema,
+        *,
+        partition_names: list[str] | None,
+        consistency_level: ConsistencyLevel | None,
+        **arguments: Any,
+    ) -> list[Any]:
+        """The hits for one vector or text, best first, seeing every write of this process."""
+        await self.require_partitions(collection_name, partition_names)
+        described = {"schema": dict(schema.described)}
+        found = await self.search(
+            collection_name,
+            [data],
+            partition_names=partition_names,
+            **arguments,
+            **described,
+            **self._consistency(schema, consistency_level),
+        )
+        return list(found[0])
+
+    async def search_hybrid(
+        self,
+        collection_name: str,
+        legs: Sequence[Leg],
+        ranker: Ranker,
+        schema: CollectionSchema,
+        *,
+        partition_names: list[str] | None,
+        consistency_level: ConsistencyLevel | None,
+        **arguments: Any,
+    ) -> list[Any]:
+        """The hits of several searches, fused by Milvus, best first, seeing every write of this process."""
+        await self.require_partitions(collection_name, partition_names)
+        described = {"schema": dict(schema.described)}
+        found = await self.hybrid_search(
+            collection_name,
+            [_ann_request(leg) for leg in legs],
+            _milvus_ranker(ranker),
+            partition_names=partition_names,
+            **arguments,
+            **described,
+            **self._consistency(schema, consistency_level),
+        )
+        return list(found[0])
+
+    def _consistency(self, schema: CollectionSchema, asked: ConsistencyLevel | None) -> dict[str, Any]:
+        """The arguments that make a read see every write of this process, or what the caller asked for."""
+        if asked not in {None, ConsistencyLevel.SESSION}:
+            return {"consistency_level": asked}
+        last_write = self.last_writes.get(schema.name)
+        if last_write is None or schema.consistency_level == ConsistencyLevel.STRONG:
+            return {}  # the collection's own level, which is enough
+        if last_write == UNKNOWN_TIME:
+            return {"consistency_level": ConsistencyLevel.STRONG}
+        return {"consistency_level": MilvusConsistencyLevel.Customized, "guarantee_timestamp": last_write}
+
+    async def _note_time(self, schema: CollectionSchema) -> None:
+        """Remembers the server's time, for which later reads wait: a delete by filter answers with an earlier one."""
+        handler = await self.handler()
+        try:
+            now = cast("int", await handler.alloc_timestamp(context=self.call_context))
+        except (grpc.RpcError, MilvusException):
+            self.last_writes[schema.name] = UNKNOWN_TIME  # the delete has succeeded, whatever this did
+        else:
+            self._note_write(schema, now)
+
+    def _note_write(self, schema: CollectionSchema, timestamp: int) -> None:
+        known = self.last_writes.get(schema.name, 0)
+        self.last_writes[schema.name] = UNKNOWN_TIME if known == UNKNOWN_TIME else max(known, timestamp)
+
+    def _written(self, response: Any, schema: CollectionSchema) -> Any:
+        check_status(response.status)
+        result = MutationResult(response)
+        self._note_write(schema, result.timestamp)
+        return result
+
+
+def _ann_request(leg: Leg) -> AnnSearchRequest:
+    return AnnSearchRequest(
+        data=[leg.target.data],
+        anns_field=leg.target.field.name,
+        param=leg.target.search_params(leg.reach),
+        limit=leg.limit,
+        expr=leg.matching,
+    )
+
+
+def _milvus_ranker(ranker: Ranker) -> Any:
+    if ranker.function is not None:
+        named: dict[str, Any] = {"name": "ranker", "input_field_names": []} | dict(ranker.function)
+        return MilvusFunction(function_type=FunctionType.RERANK, **named)
+    return WeightedRanker(*ranker.weights) if ranker.weights else RRFRanker(cast("int", ranker.k))
