@@ -1,27 +1,35 @@
 """Collections: listed, described, created, dropped, loaded, released."""
 
-import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import AlreadyExists, InvalidArgument
 from mcp_server_milvus.milvus import schema as schemas
+from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.definition import completed, require_same, require_supported
 from mcp_server_milvus.milvus.names import Name
-from mcp_server_milvus.milvus.results import cursor_fingerprint, decode_cursor, encode_cursor, masked
+from mcp_server_milvus.milvus.results import (
+    TRIMMED_LENGTH,
+    cursor_fingerprint,
+    decode_cursor,
+    encode_cursor,
+    fitting,
+    masked,
+)
 from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.milvus.specs import FieldSpec, FunctionSpec, IndexSpec, Level, Metric, Scalar, split_properties
 from mcp_server_milvus.milvus.waiting import FIRST_PAUSE, load_and_wait, wait_for_index
-from mcp_server_milvus.tool import Input, Output, tool
-from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType, Effect, FunctionType, MetricType, Toolset
+from mcp_server_milvus.tool import BoundedOutput, Input, Output, tool
+from mcp_server_milvus.vocabulary import DataType, Effect, MetricType, Toolset
 
 if TYPE_CHECKING:
-    from mcp_server_milvus.milvus.quirks import Client
+    from mcp_server_milvus.milvus.client import Client
 
 LOOK_UPS_AT_ONCE = 8
 HALF_MADE_SECONDS = 2.0
@@ -35,7 +43,7 @@ class ListCollectionsInput(Input):
     """Which page of the list."""
 
     limit: int = Field(50, ge=1, le=1_000)
-    cursor: str | None = Field(None, description="next_cursor, for what follows")
+    cursor: str | None = None
     db_name: Name | None = None
 
 
@@ -48,7 +56,7 @@ class CollectionLine(Output):
     loaded: bool
 
 
-class ListCollectionsOutput(Output):
+class ListCollectionsOutput(BoundedOutput):
     """Collections by name."""
 
     collections: list[CollectionLine]
@@ -61,17 +69,19 @@ async def list_collections(app: App, args: ListCollectionsInput) -> ListCollecti
     db_name = app.database(args.db_name)
     fingerprint = cursor_fingerprint("list_collections", db_name)
     after = str(decode_cursor(args.cursor, fingerprint)) if args.cursor else ""
+    room = app.settings.max_result_bytes
     async with app.clients.client(db_name) as client:
         following = sorted(name for name in await client.list_collections() if name > after)
-        shown = following[: args.limit]
-        lines: dict[str, CollectionLine] = {}
-        at_once = anyio.CapacityLimiter(LOOK_UPS_AT_ONCE)
-        async with anyio.create_task_group() as tasks:
-            for name in shown:
-                tasks.start_soon(_look_up, client, name, at_once, lines)
+        shortest = [{"name": name, "loaded": True} for name in following[: args.limit]]
+        shown = following[: fitting(shortest, room)]
+        lines = await _looked_up(client, shown)
+    kept = lines[: fitting([line.model_dump(exclude_none=True) for line in lines], room)]
+    last = kept[-1].name if len(kept) < len(lines) else (shown or [""])[-1]
+    full = len(kept) < len(lines) or len(shown) < len(shortest)
     return ListCollectionsOutput(
-        collections=[lines[name] for name in shown if name in lines],
-        next_cursor=encode_cursor(fingerprint, shown[-1]) if len(following) > len(shown) else None,
+        collections=kept,
+        next_cursor=encode_cursor(fingerprint, last) if last != (following or [""])[-1] else None,
+        applied_limits=[f"{room} bytes reached after {len(kept)}: follow next_cursor"] if full else None,
     )
 
 
@@ -104,7 +114,7 @@ class DescribeCollectionOutput(Output):
 
 @tool(toolset=Toolset.SCHEMA, effect=Effect.READ)
 async def describe_collection(app: App, args: CollectionInput) -> DescribeCollectionOutput:
-    """Describes a collection: fields, functions, indexes, state, and an example entity and search."""
+    """Describes a collection, with an example entity and search."""
     db_name = app.database(args.db_name)
     schema = await app.schemas.refresh(db_name, args.collection_name)
     async with app.clients.client(db_name) as client:
@@ -129,73 +139,14 @@ async def describe_collection(app: App, args: CollectionInput) -> DescribeCollec
         )
 
 
-ElementType = Annotated[DataType, WithJsonSchema({"type": "string"})]
-Metric = Annotated[MetricType, WithJsonSchema({"type": "string"})]
-"""Enums whose values are not listed a second time in the schema that a model pays for."""
-
-Scalar = Annotated[bool | int | float | str, WithJsonSchema({})]
-"""Any JSON value but null, an array or an object, said by saying nothing."""
-
-
-class StructFieldSpec(Input):
-    """One member of the structs of an ARRAY."""
-
-    name: Name
-    type: ElementType = Field(strict=False)
-    dim: int | None = None
-    max_length: int | None = None
-
-
-class FieldSpec(Input):
-    """One field of a new collection."""
-
-    name: Name
-    type: DataType = Field(strict=False)
-    is_primary: bool = False
-    auto_id: bool = False
-    dim: int | None = Field(None, description="Of a vector")
-    max_length: int | None = Field(None, ge=1, le=65_535, description="Bytes, of VARCHAR")
-    element_type: ElementType | None = Field(None, strict=False, description="Of ARRAY; a scalar type or STRUCT")
-    max_capacity: int | None = Field(None, ge=1, le=4_096, description="Of ARRAY")
-    struct_fields: list[StructFieldSpec] | None = Field(None, description="Of ARRAY of STRUCT")
-    nullable: bool = False
-    default_value: Scalar | None = None
-    is_partition_key: bool = False
-    is_clustering_key: bool = False
-    enable_analyzer: bool = Field(default=False, description="For BM25, on VARCHAR")
-    analyzer_params: dict[str, Any] | None = None
-    enable_match: bool = Field(default=False, description="For text_match(field, 'words') in filters")
-    mmap_enabled: bool | None = None
-    description: str = ""
-
-
-class FunctionSpec(Input):
-    """A function that computes a field."""
-
-    name: Name
-    type: FunctionType = Field(strict=False)
-    input_field_names: list[Name] = Field(min_length=1)
-    output_field_names: list[Name] = Field(min_length=1)
-    params: dict[str, Any] = Field(default_factory=dict)
-
-
-class IndexSpec(Input):
-    """An index of a new collection."""
-
-    field_name: Name
-    index_type: str = "AUTOINDEX"
-    metric_type: Metric | None = Field(None, strict=False)
-    params: dict[str, Any] = Field(default_factory=dict)
-
-
 class CreateCollectionInput(Input):
     """Quick: dimension. Full: fields."""
 
     collection_name: Name
     dimension: int | None = Field(None, ge=1, le=32_768, description="Quick form: makes the fields id and vector")
-    metric_type: MetricType | None = Field(None, strict=False, description="Quick form; default COSINE")
-    id_type: Literal["int", "string"] | None = Field(None, description="Quick form; default int")
-    auto_id: bool | None = Field(None, description="Quick form: Milvus makes the ids")
+    metric_type: Metric | None = Field(None, description="Quick form; default COSINE")
+    id_type: Literal["int", "string"] | None = Field(None, description="Quick form")
+    auto_id: bool | None = Field(None, description="Quick form")
     fields: list[FieldSpec] | None = None
     functions: list[FunctionSpec] = Field(
         default_factory=list[FunctionSpec],
@@ -204,12 +155,10 @@ class CreateCollectionInput(Input):
     indexes: list[IndexSpec] = Field(
         default_factory=list[IndexSpec], description="Vector fields not named here get AUTOINDEX"
     )
-    enable_dynamic_field: bool | None = Field(
-        None, description="Keep values of unnamed fields; default true in the quick form"
-    )
+    enable_dynamic_field: bool | None = Field(None, description="Keep values of unnamed fields")
     num_shards: int = Field(1, ge=1, le=16)
-    num_partitions: int | None = Field(None, ge=1, le=1_024, description="With a partition key")
-    consistency_level: ConsistencyLevel | None = Field(None, strict=False)
+    num_partitions: int | None = Field(None, ge=1, le=1_024)
+    consistency_level: Level | None = None
     properties: dict[str, Scalar] = Field(default_factory=dict[str, Scalar])
     description: str = ""
     db_name: Name | None = None
@@ -227,7 +176,7 @@ class CreateCollectionOutput(Output):
 
 @tool(toolset=Toolset.SCHEMA, effect=Effect.CREATE)
 async def create_collection(app: App, args: CreateCollectionInput) -> CreateCollectionOutput:
-    """Creates a collection with its indexes and loads it. All or nothing; the same again is no error."""
+    """Creates a collection with its indexes and loads it. The same again is no error."""
     db_name = app.database(args.db_name)
     backend = await app.clients.backend(db_name)
     wanted = completed(_wanted(args), backend)
@@ -276,12 +225,22 @@ class LoadStateOutput(Output):
     loaded: bool
 
 
-@tool(toolset=Toolset.SCHEMA, effect=Effect.CREATE)
-async def load_collection(app: App, args: CollectionInput) -> LoadStateOutput:
-    """Loads a collection into memory and waits until it can be read."""
+class LoadCollectionInput(CollectionInput):
+    """Which collection, and how much of it."""
 
-    async def load(client: "Client", _: CollectionSchema) -> None:
-        await load_and_wait(client, args.collection_name, app.report_progress)
+    replica_number: int | None = Field(None, ge=1)
+    load_fields: list[Name] | None = None
+    skip_load_dynamic_field: bool = False
+    resource_groups: list[str] | None = None
+
+
+@tool(toolset=Toolset.SCHEMA, effect=Effect.CREATE)
+async def load_collection(app: App, args: LoadCollectionInput) -> LoadStateOutput:
+    """Loads a collection into memory."""
+
+    async def load(client: "Client", schema: CollectionSchema) -> None:
+        options = _load_options(client, schema, args)
+        await load_and_wait(client, args.collection_name, app.report_progress, **options)
 
     await app.with_schema(app.database(args.db_name), args.collection_name, load, seconds=app.settings.build_timeout)
     return LoadStateOutput(loaded=True)
@@ -289,7 +248,7 @@ async def load_collection(app: App, args: CollectionInput) -> LoadStateOutput:
 
 @tool(toolset=Toolset.SCHEMA, effect=Effect.MODIFY)
 async def release_collection(app: App, args: CollectionInput) -> LoadStateOutput:
-    """Takes a collection out of memory. Nothing is lost; it cannot be read until it is loaded again."""
+    """Takes a collection out of memory; nothing is lost."""
 
     async def release(client: "Client", _: CollectionSchema) -> None:
         await client.release_collection(args.collection_name)
@@ -298,14 +257,39 @@ async def release_collection(app: App, args: CollectionInput) -> LoadStateOutput
     return LoadStateOutput(loaded=False)
 
 
+def _load_options(client: "Client", schema: CollectionSchema, args: LoadCollectionInput) -> dict[str, Any]:
+    """What was asked for, once the backend has it: one that has not would load everything and say nothing."""
+    for name in args.load_fields or ():
+        schema.require(name)
+    if (args.replica_number or 1) > 1:
+        client.backend.require(Feature.REPLICAS, where="replica_number")
+    if args.resource_groups:
+        client.backend.require(Feature.LOAD_RESOURCE_GROUPS, where="resource_groups")
+    for name in ("load_fields", "skip_load_dynamic_field"):
+        if getattr(args, name):
+            client.backend.require(Feature.LOAD_FIELDS, where=name)
+    return args.model_dump(exclude={"collection_name", "db_name"}, exclude_defaults=True)
+
+
+async def _looked_up(client: "Client", names: Sequence[str]) -> list[CollectionLine]:
+    """The collections of these names that are still there."""
+    lines: dict[str, CollectionLine] = {}
+    at_once = anyio.CapacityLimiter(LOOK_UPS_AT_ONCE)
+    async with anyio.create_task_group() as tasks:
+        for name in names:
+            tasks.start_soon(_look_up, client, name, at_once, lines)
+    return [lines[name] for name in names if name in lines]
+
+
 async def _look_up(
     client: "Client", name: str, at_once: anyio.CapacityLimiter, lines: dict[str, CollectionLine]
 ) -> None:
     async with at_once:
         found = await client.summary(name)
     if found:
-        description, loaded, entities = found
-        lines[name] = CollectionLine(name=name, description=description or None, entity_count=entities, loaded=loaded)
+        text, loaded, entities = found
+        short = text if len(text) <= TRIMMED_LENGTH else f"{text[:TRIMMED_LENGTH]}…"
+        lines[name] = CollectionLine(name=name, description=short or None, entity_count=entities, loaded=loaded)
 
 
 async def _create_unless_there(app: App, db_name: str, wanted: CollectionSchema, num_partitions: int | None) -> bool:
@@ -368,23 +352,18 @@ def _wanted(args: CreateCollectionInput) -> CollectionSchema:
             f"create_collection: {', '.join(sorted(quick))} belong to the quick form; with fields, set them there"
         )
     else:
-        fields, indexes = tuple(_field(spec) for spec in args.fields), _indexes(args.indexes)
+        fields, indexes = tuple(spec.as_field() for spec in args.fields), _indexes(args.indexes)
     dynamic = args.enable_dynamic_field if args.enable_dynamic_field is not None else args.fields is None
     return CollectionSchema(
         name=args.collection_name,
         fields=fields,
-        functions=tuple(
-            schemas.Function(
-                spec.name, spec.type, tuple(spec.input_field_names), tuple(spec.output_field_names), spec.params
-            )
-            for spec in args.functions
-        ),
+        functions=tuple(spec.as_function() for spec in args.functions),
         indexes=indexes,
         enable_dynamic_field=dynamic,
         consistency_level=args.consistency_level or "",
         num_shards=args.num_shards,
         description=args.description,
-        properties={key: str(value) for key, value in args.properties.items()},
+        properties=split_properties(args.properties)[0],
     )
 
 
@@ -402,16 +381,7 @@ def _quick_indexes(args: CreateCollectionInput) -> tuple[schemas.Index, ...]:
 
 
 def _indexes(specs: Sequence[IndexSpec]) -> tuple[schemas.Index, ...]:
-    return tuple(
-        schemas.Index(spec.field_name, "", spec.index_type, spec.metric_type or "", spec.params) for spec in specs
-    )
-
-
-def _field(spec: FieldSpec) -> schemas.Field:
-    options = spec.model_dump(exclude={"analyzer_params", "struct_fields"})
-    members = tuple(schemas.Field(**member.model_dump()) for member in spec.struct_fields or ())
-    analyzer = json.dumps(spec.analyzer_params) if spec.analyzer_params else ""
-    return schemas.Field(**options, analyzer_params=analyzer, struct_fields=members)
+    return tuple(spec.as_index() for spec in specs)
 
 
 def _described_field(field: schemas.Field) -> dict[str, Any]:

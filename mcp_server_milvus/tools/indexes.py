@@ -1,5 +1,6 @@
 """Indexes: what makes a field searchable."""
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -7,16 +8,18 @@ import anyio
 from pydantic import Field
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.errors import Conflict
+from mcp_server_milvus.errors import Conflict, InvalidArgument, NotFound
+from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.definition import completed_index
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.schema import CollectionSchema, Index
+from mcp_server_milvus.milvus.specs import Metric, Properties, split_properties
 from mcp_server_milvus.milvus.waiting import load_and_wait, wait_for_index
 from mcp_server_milvus.tool import Input, Output, tool
-from mcp_server_milvus.vocabulary import Effect, MetricType, Toolset
+from mcp_server_milvus.vocabulary import Effect, Toolset
 
 if TYPE_CHECKING:
-    from mcp_server_milvus.milvus.quirks import Client
+    from mcp_server_milvus.milvus.client import Client
 
 
 class BuildIndexInput(Input):
@@ -24,13 +27,11 @@ class BuildIndexInput(Input):
 
     collection_name: Name
     field_name: Name
-    index_type: str = Field(
-        "AUTOINDEX", description="e.g. AUTOINDEX, HNSW, IVF_FLAT, FLAT, SPARSE_INVERTED_INDEX, INVERTED"
-    )
-    metric_type: MetricType | None = Field(None, strict=False, description="For vectors; default by the field's type")
+    index_type: str = Field("AUTOINDEX", description="e.g. HNSW, IVF_FLAT, FLAT, SPARSE_INVERTED_INDEX, INVERTED")
+    metric_type: Metric | None = Field(None, description="Of a vector; default by its type")
     params: dict[str, Any] = Field(default_factory=dict, description='e.g. {"M": 16, "efConstruction": 200}')
     index_name: Name | None = None
-    replace: bool = Field(default=False, description="Drop a different index first; releases and loads again as needed")
+    replace: bool = Field(default=False, description="Drop a different index first")
     db_name: Name | None = None
 
 
@@ -47,7 +48,7 @@ class BuildIndexOutput(Output):
 
 @tool(toolset=Toolset.SCHEMA, effect=Effect.CREATE)
 async def build_index(app: App, args: BuildIndexInput) -> BuildIndexOutput:
-    """Builds an index on a field and waits until it is ready. The same index again is no error."""
+    """Builds an index on a field and waits until it is ready."""
     db_name = app.database(args.db_name)
 
     async def build(client: "Client", schema: CollectionSchema) -> tuple[Index, bool]:
@@ -75,6 +76,114 @@ async def build_index(app: App, args: BuildIndexInput) -> BuildIndexOutput:
         metric_type=index.metric_type or None,
         params=dict(index.params) or None,
     )
+
+
+class DropIndexInput(Input):
+    """Which index."""
+
+    collection_name: Name
+    index_name: Name
+    release: bool = Field(default=False, description="First release a loaded collection")
+    db_name: Name | None = None
+
+
+class DropIndexOutput(Output):
+    """What there is now."""
+
+    dropped: bool
+    indexes: list[str]
+    loaded: bool
+
+
+@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE)
+async def drop_index(app: App, args: DropIndexInput) -> DropIndexOutput:
+    """Drops an index of a released collection."""
+    db_name = app.database(args.db_name)
+
+    async def drop(client: "Client", schema: CollectionSchema) -> tuple[list[Index], bool]:
+        if schema.name != args.collection_name:
+            raise InvalidArgument(
+                f"{args.collection_name!r} is an alias of {schema.name!r}", hint="name the collection itself"
+            )
+        indexes = await client.describe_indexes(args.collection_name)
+        index = _named(indexes, args.index_name)
+        if await client.is_loaded(args.collection_name) and not args.release:
+            raise Conflict(
+                f"{args.collection_name} is loaded, and Milvus drops no index of a loaded collection",
+                hint="release: true releases it, and loads it again if all vector fields still have an index",
+            )
+        left = [each for each in indexes if each != index]
+        whole = {field.name for field in schema.vector_fields} <= {each.field_name for each in left}
+        return left, await _drop(app, client, args.collection_name, index, whole=whole)
+
+    left, loaded = await app.with_schema(db_name, args.collection_name, drop, seconds=app.settings.build_timeout)
+    app.schemas.forget(db_name, args.collection_name)
+    return DropIndexOutput(dropped=True, indexes=[each.index_name for each in left], loaded=loaded)
+
+
+class AlterIndexInput(Input):
+    """Which index, and its new properties."""
+
+    collection_name: Name
+    index_name: Name
+    properties: Properties = Field(description="null drops one")
+    db_name: Name | None = None
+
+
+class AlterIndexOutput(Output):
+    """The index as it is now."""
+
+    index_name: str
+    field_name: str
+    properties: dict[str, Any]
+
+
+@tool(toolset=Toolset.SCHEMA, effect=Effect.MODIFY)
+async def alter_index(app: App, args: AlterIndexInput) -> AlterIndexOutput:
+    """Changes properties of an index."""
+    db_name = app.database(args.db_name)
+    wanted, dropped = split_properties(args.properties)
+
+    async def alter(client: "Client", _: CollectionSchema) -> AlterIndexOutput:
+        client.backend.require(Feature.ALTER_INDEX, where="alter_index")
+        if dropped:
+            client.backend.require(Feature.DROP_PROPERTY, where=f"properties: {dropped[0]}")
+        index = _named(await client.describe_indexes(args.collection_name), args.index_name)
+        if wanted:
+            await client.alter_index_properties(args.collection_name, index.index_name, wanted)
+        if dropped:
+            await client.drop_index_properties(args.collection_name, index.index_name, dropped)
+        properties = await client.index_properties(args.collection_name, index)
+        return AlterIndexOutput(index_name=index.index_name, field_name=index.field_name, properties=properties)
+
+    altered = await app.with_schema(db_name, args.collection_name, alter)
+    app.schemas.forget(db_name, args.collection_name)
+    return altered
+
+
+async def _drop(app: App, client: "Client", collection_name: str, index: Index, *, whole: bool) -> bool:
+    """Whether the collection is loaded afterwards: only if it was, and is `whole` without the index."""
+    was_loaded = await client.is_loaded(collection_name)
+    async with AsyncExitStack() as undo:
+        if was_loaded:
+            await client.release_collection(collection_name)
+            undo.push_async_callback(_shielded_load, app, client, collection_name)
+        await client.drop_one_index(collection_name, index)
+        undo.pop_all()
+    if was_loaded and whole:
+        await load_and_wait(client, collection_name, app.report_progress)
+    return was_loaded and whole
+
+
+def _named(indexes: Sequence[Index], name: str) -> Index:
+    """The index of that name, or on the field of that name."""
+    found = [each for each in indexes if each.index_name == name] or [
+        each for each in indexes if each.field_name == name
+    ]
+    if not found:
+        names = ", ".join(each.index_name for each in indexes) or "none"
+        raise NotFound(f"there is no index {name!r}; indexes: {names}")
+    return found[0]
 
 
 async def _build(app: App, client: "Client", collection_name: str, index: Index) -> Index:
@@ -126,4 +235,4 @@ def _told(index: Index) -> str:
     return " ".join(str(part) for part in (index.index_type, index.metric_type, dict(index.params) or "") if part)
 
 
-TOOLS = (build_index,)
+TOOLS = (build_index, drop_index, alter_index)

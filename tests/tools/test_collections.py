@@ -10,7 +10,7 @@ from pymilvus import DataType, Function, FunctionType, MilvusClient
 from mcp_server_milvus import vocabulary
 from mcp_server_milvus.errors import MilvusFailed
 from mcp_server_milvus.milvus.building import milvus_schema
-from mcp_server_milvus.milvus.quirks import Client
+from mcp_server_milvus.milvus.client import Client
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field, Index
 from tests.agent import Agent, agent_on, collections_in, keys, names
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pymilvus import DataType, MilvusClient
 
-from mcp_server_milvus.milvus.quirks import Client
+from mcp_server_milvus.milvus.client import Client
 from mcp_server_milvus.milvus.schema import Index
 from tests.agent import Agent, keys
 
@@ -47,7 +47,7 @@ async def test_the_same_index_again_is_no_error(agent: Agent, filled: str) -> No
 
 
 @pytest.mark.parametrize(
-    "asked", [{"index_type": "HNSW"}, {"metric_type": "COSINE"}, {"index_type": "FLAT", "params": {"other": 1}}]
+    "asked", [{"index_type": "HNSW"}, {"metric_type": "COSINE"}, {"index_type": "FLAT", "params": {"nlist": 4}}]
 )
 async def test_another_index_is_refused_and_the_existing_one_named(
     agent: Agent, filled: str, asked: dict[str, Any]
@@ -167,3 +167,37 @@ async def test_an_index_that_cannot_be_is_refused_with_the_choices(
     assert error["code"] == code
     assert said in error["message"]
     assert await indexes_of(agent, filled) == before
+
+
+async def test_an_index_of_a_loaded_collection_is_dropped_only_by_releasing_it(agent: Agent, filled: str) -> None:
+    await agent.call("build_index", collection_name=filled, field_name="year")
+    year = {"collection_name": filled, "index_name": "year"}
+    error = await agent.fails("drop_index", **year)
+    assert (error["code"], "release: true" in error["hint"]) == ("conflict", True)
+    assert set(await indexes_of(agent, filled)) == {"vector", "other", "year"}
+
+    dropped = await agent.call("drop_index", release=True, **year)
+    assert dropped == {"dropped": True, "indexes": ["vector", "other"], "loaded": True}
+    assert set(await indexes_of(agent, filled)) == {"vector", "other"}
+    found = await agent.call("search", collection_name=filled, vector=[3, 1], anns_field="vector", limit=1)
+    assert keys(found["hits"]) == [3]
+
+
+async def test_without_its_index_a_vector_field_cannot_be_searched(agent: Agent, filled: str) -> None:
+    other = {"collection_name": filled, "index_name": "other"}
+    dropped = await agent.call("drop_index", release=True, **other)
+    assert dropped == {"dropped": True, "indexes": ["vector"], "loaded": False}
+    error = await agent.fails("search", collection_name=filled, vector=[3, 1], anns_field="other")
+    assert (error["code"], "build_index" in error["hint"]) == ("conflict", True)
+    error = await agent.fails("drop_index", **other)
+    assert (error["code"], "vector" in error["message"]) == ("not_found", True)
+    await agent.call("create_alias", collection_name=filled, alias=f"{filled}_alias")
+    error = await agent.fails("drop_index", collection_name=f"{filled}_alias", index_name="vector")
+    assert (error["code"], repr(filled) in error["message"]) == ("invalid_argument", True)
+
+
+async def test_lite_changes_no_index_and_says_what_does(agent: Agent, filled: str) -> None:
+    error = await agent.fails(
+        "alter_index", collection_name=filled, index_name="vector", properties={"mmap.enabled": True}
+    )
+    assert (error["code"], error["hint"]) == ("not_supported", "build_index with replace: true")
