@@ -78,6 +78,7 @@ async def test_a_dense_vector_finds_its_field_by_itself_and_l2_scores_are_square
     agent: Agent, films: str
 ) -> None:
     found = await agent.call("search", collection_name=films, vector=[3.2, 0], limit=3, output_fields=["year"])
+    assert found.pop("next_cursor")
     assert found == {
         "hits": [
             {"id": 3, "score": 0.04, "fields": {"year": 1993}},
@@ -210,6 +211,11 @@ async def test_an_index_rebuilt_through_another_server_is_searched_by_its_new_me
         ({"vector": [0, 0], "group_size": 2}, "invalid_argument", "group_by_field"),
         ({"vector": [0, 0], "group_by_field": "decade"}, "not_supported", "decade"),
         ({"vector": [0, 0], "params": {"metric_type": "IP"}}, "invalid_argument", "L2"),
+        ({"vector": [0, 0], "params": {"nprob": 3}}, "invalid_argument", "did you mean nprobe"),
+        ({"vector": [0, 0], "params": {"effort": 3}}, "invalid_argument", "ef, nprobe"),
+        ({"vector": [0, 0], "params": {"radius": 3}}, "invalid_argument", "argument of its own"),
+        ({"vector": [0, 0], "group_by_field": "genre", "cursor": "x"}, "invalid_argument", "group_by_field"),
+        ({"vector": [0, 0], "offset": 16_384}, "invalid_argument", "16384"),
         ({"vector": [0, 0], "consistency_level": "Whatever"}, "invalid_argument", "consistency_level"),
         ({"id": "three", "anns_field": "vector"}, "invalid_argument", "three"),
     ],
