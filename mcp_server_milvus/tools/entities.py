@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import anyio.to_thread
 from pydantic import Field
@@ -10,16 +11,21 @@ from pydantic import Field
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.milvus.entities import as_entities, checked_entities
-from mcp_server_milvus.milvus.filters import after_key, any_key, both, checked_key, keys_filter, portable_key, rendered
+from mcp_server_milvus.milvus.filter_help import near_misses
+from mcp_server_milvus.milvus.filters import any_key, checked_key, keys_filter, portable_key, rendered
 from mcp_server_milvus.milvus.names import Name
+from mcp_server_milvus.milvus.ordering import FirstEntities, Order, Ranked
+from mcp_server_milvus.milvus.pushdown import is_ordered_by_milvus, pages_in_order
 from mcp_server_milvus.milvus.results import Page, cursor_fingerprint, decode_cursor, encode_cursor, json_size
+from mcp_server_milvus.milvus.scanning import Scan, Source, pages_in_key_order
 from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.milvus.specs import Level
 from mcp_server_milvus.milvus.writing import Operation, Outcome, Write
 from mcp_server_milvus.tool import BoundedOutput, Input, Output, tool
-from mcp_server_milvus.vocabulary import ConsistencyLevel, Effect, Toolset
+from mcp_server_milvus.vocabulary import Effect, Toolset
 
 if TYPE_CHECKING:
-    from mcp_server_milvus.milvus.quirks import Client
+    from mcp_server_milvus.milvus.client import Client
 
 SHOWN_MISSING = 100
 """Keys without an entity that `get` names."""
@@ -51,7 +57,7 @@ class InsertOutput(BoundedOutput):
 
 @tool(toolset=Toolset.DATA, effect=Effect.CREATE)
 async def insert(app: App, args: Entities) -> InsertOutput:
-    """Inserts entities. All are checked against the schema first; a wrong one is named and nothing is written."""
+    """Inserts entities: none if one does not fit the schema."""
     outcome, schema = await _write(app, args, "insert")
     ids, limits = _generated_keys(app, outcome) if schema.primary_key.auto_id else (None, None)
     return InsertOutput(insert_count=outcome.count, ids=ids, applied_limits=limits)
@@ -65,7 +71,7 @@ class UpsertOutput(Output):
 
 @tool(toolset=Toolset.DATA, effect=Effect.MODIFY)
 async def upsert(app: App, args: Entities) -> UpsertOutput:
-    """Inserts entities, replacing those with the same primary key whole. Checked as insert does."""
+    """Inserts entities, replacing those with the same primary key whole."""
     outcome, _ = await _write(app, args, "upsert")
     return UpsertOutput(upsert_count=outcome.count)
 
@@ -74,8 +80,8 @@ class DeleteInput(Input):
     """Which entities."""
 
     collection_name: Name
-    ids: list[Key] | None = Field(None, description="Primary keys")
-    filter: Filter | None = None
+    ids: list[Key] | None = None
+    filter: str | None = None
     filter_params: dict[str, Any] | None = None
     partition_name: Name | None = None
     db_name: Name | None = None
@@ -89,7 +95,7 @@ class DeleteOutput(Output):
 
 @tool(toolset=Toolset.DATA, effect=Effect.DELETE)
 async def delete(app: App, args: DeleteInput) -> DeleteOutput:
-    """Deletes entities by ids or by filter (one of the two). They cannot be brought back."""
+    """Deletes entities by ids or by filter, for good."""
     db_name = app.database(args.db_name)
     if (args.ids is None) == (args.filter is None) or (args.filter is not None and not args.filter.strip()):
         raise InvalidArgument(
@@ -119,8 +125,8 @@ class GetInput(Input):
     """Which entities, and what of them."""
 
     collection_name: Name
-    ids: list[Key] = Field(description="Primary keys")
-    output_fields: list[str] | None = Field(None, description="Default: all but vectors")
+    ids: list[Key]
+    output_fields: list[str] | None = None
     partition_names: list[Name] | None = None
     db_name: Name | None = None
 
@@ -163,21 +169,24 @@ async def get(app: App, args: GetInput) -> GetOutput:
 
 
 class QueryInput(Input):
-    """Which entities, and what of them."""
+    """Which entities, what of them, and in which order."""
 
     collection_name: Name
     filter: Filter = ""
     filter_params: dict[str, Any] | None = None
     output_fields: list[str] | None = Field(None, description="Default: all but vectors")
+    order_by: list[str] = Field(
+        default_factory=list[str], max_length=8, description='e.g. ["year desc", "title"]; nulls last'
+    )
     limit: int = Field(20, ge=1, le=16_384)
-    cursor: str | None = Field(None, description="next_cursor of the same call, for what follows")
+    cursor: str | None = None
     partition_names: list[Name] | None = None
-    consistency_level: ConsistencyLevel | None = Field(None, strict=False)
+    consistency_level: Level | None = None
     db_name: Name | None = None
 
 
 class QueryOutput(BoundedOutput):
-    """Entities in the order of their keys."""
+    """Entities in the order that was asked for."""
 
     entities: list[dict[str, Any]]
     next_cursor: str | None = None
@@ -186,29 +195,43 @@ class QueryOutput(BoundedOutput):
 
 @tool(toolset=Toolset.DATA, effect=Effect.READ)
 async def query(app: App, args: QueryInput) -> QueryOutput:
-    """Reads entities by filter, in the order of their primary keys. next_cursor, if there is one, continues."""
+    """Reads entities by filter, ordered by primary key or order_by. next_cursor, if there is one, continues."""
     db_name = app.database(args.db_name)
     fingerprint = cursor_fingerprint(
-        db_name, args.collection_name, args.filter, args.filter_params, args.partition_names
+        db_name, args.collection_name, args.filter, args.filter_params, args.partition_names, *args.order_by
     )
 
     async def read(client: "Client", schema: CollectionSchema) -> QueryOutput:
+        source = Source(
+            args.collection_name,
+            rendered(args.filter, args.filter_params),
+            schema.output_fields(args.output_fields),
+            args.partition_names,
+            args.consistency_level,
+        )
+        order = Order.parsed(schema, args.order_by)
+        position = decode_cursor(args.cursor, fingerprint) if args.cursor else None
+        ranking = replace(source, output_fields=order.fields)
+        scan = Scan(client, schema, ranking, app.settings.max_scan, app.report_progress)
         page = _page(app, schema, args.output_fields)
-        more = full = False
-        async with aclosing(_in_key_order(client, schema, args, fingerprint)) as entities:
-            async for entity in entities:
-                more = len(page.entities) == args.limit
-                full = not more and not page.admit(entity)
-                if more or full:
-                    break
-        last = page.entities[-1][schema.primary_key.name] if page.entities else ""
+        found = _found(scan, source, order, position, args.limit)
+        last, full = await _filled(page, found, args.limit)
+        stopped = "follow next_cursor, or name fewer output_fields" if full else ""
         return QueryOutput(
             entities=page.entities,
-            next_cursor=encode_cursor(fingerprint, last) if more or full else None,
-            applied_limits=page.limits(stopped="follow next_cursor, or name fewer output_fields" if full else ""),
+            next_cursor=None if last is None else encode_cursor(fingerprint, last),
+            applied_limits=[
+                *scan.limits("ordered"),
+                *(page.limits(stopped=stopped) or []),
+                *near_misses(schema, args.filter, args.output_fields),
+            ]
+            or None,
         )
 
-    output, loaded = await app.read(db_name, args.collection_name, read)
+    seconds = app.settings.build_timeout if args.order_by else None
+    output, loaded = await app.loaded_if_needed(
+        db_name, args.collection_name, lambda: app.with_schema(db_name, args.collection_name, read, seconds=seconds)
+    )
     return output.model_copy(update={"loaded": True}) if loaded else output
 
 
@@ -216,7 +239,7 @@ class CountInput(Input):
     """Which entities."""
 
     collection_name: Name
-    filter: Filter = ""
+    filter: str = ""
     filter_params: dict[str, Any] | None = None
     partition_names: list[Name] | None = None
     db_name: Name | None = None
@@ -309,29 +332,76 @@ async def _delete_in_partition(
     return await client.delete_matching(collection_name, there, schema, partition_name)
 
 
+Found = AsyncGenerator[tuple[dict[str, Any] | None, int | str]]
+"""Entities, or nothing in place of one that has gone meanwhile, each with the position of a cursor that follows it."""
+
+
+async def _filled(page: Page, found: Found, limit: int) -> tuple[int | str | None, bool]:
+    """Fills the page. Returns the position of what follows, if anything does, and whether the bytes were too few."""
+    taken = 0
+    last: int | str | None = None
+    async with aclosing(found):
+        async for entity, position in found:
+            full = taken < limit and entity is not None and not page.admit(entity)
+            if taken == limit or full:
+                return last, full
+            taken, last = taken + 1, position
+    return None, False
+
+
+def _found(scan: Scan, source: Source, order: Order, position: int | str | None, limit: int) -> Found:
+    if order.is_by_key:
+        return _in_key_order(scan.client, scan.schema, source, position, limit)
+    after = None if position is None else order.ranked_position(position)
+    if is_ordered_by_milvus(scan.client.backend, order):
+        return _ordered_by_milvus(scan.client, scan.schema, source, order, after, limit)
+    return _ordered_here(scan, source, FirstEntities(order, limit + 1, after))
+
+
 async def _in_key_order(
-    client: "Client", schema: CollectionSchema, args: QueryInput, fingerprint: str
-) -> AsyncGenerator[dict[str, Any]]:
-    """The matching entities from the cursor on. A short answer is no end: a server drops duplicates after cutting."""
-    matching = rendered(args.filter, args.filter_params)
+    client: "Client", schema: CollectionSchema, source: Source, position: int | str | None, limit: int
+) -> Found:
     key = schema.primary_key
-    after = checked_key(key, decode_cursor(args.cursor, fingerprint)) if args.cursor else None
-    at_once = min(args.limit + 1, READ_AT_ONCE)
-    while True:
-        rows = await client.read_in_key_order(
-            args.collection_name,
-            matching if after is None else both(matching, after_key(key, after)),
-            schema,
-            limit=at_once,
-            output_fields=schema.output_fields(args.output_fields),
-            partition_names=args.partition_names,
-            consistency_level=args.consistency_level,
+    after = None if position is None else checked_key(key, position)
+    at_once = min(limit + 1, READ_AT_ONCE)
+    pages = pages_in_key_order(client, schema, source, first=at_once, most=at_once, after=after)
+    async with aclosing(pages):
+        async for entities in pages:
+            for entity in entities:
+                yield entity, portable_key(entity[key.name])
+
+
+async def _ordered_by_milvus(
+    client: "Client", schema: CollectionSchema, source: Source, order: Order, after: Ranked | None, limit: int
+) -> Found:
+    unasked = set(order.fields) - set(source.output_fields)
+    pages = pages_in_order(client, schema, source, order, after, at_once=min(limit + 1, READ_AT_ONCE))
+    async with aclosing(pages):
+        async for entities in pages:
+            for entity, (_, values) in zip(entities, order.ranked(entities), strict=True):
+                asked = {name: value for name, value in entity.items() if name not in unasked}
+                yield asked, order.position(values)
+
+
+async def _ordered_here(scan: Scan, source: Source, first: FirstEntities) -> Found:
+    """Keys and what decides their order are read of every entity, the rest only of those that come first."""
+    async with aclosing(scan.pages()) as pages:
+        async for entities in pages:
+            await anyio.to_thread.run_sync(first.add, entities)
+    key_name = scan.schema.primary_key.name
+    for start in range(0, len(first.found), READ_AT_ONCE):
+        part = first.found[start : start + READ_AT_ONCE]
+        entities = await scan.client.read_matching(
+            source.collection_name,
+            keys_filter(scan.schema, [portable_key(cast("int | str", values[-1])) for _, values in part]),
+            scan.schema,
+            output_fields=list(source.output_fields),
+            partition_names=source.partition_names,
+            consistency_level=source.consistency_level,
         )
-        for row in rows:
-            yield row
-        if not rows or (len(rows) < at_once and not client.backend.keeps_duplicate_keys):
-            return
-        after = rows[-1][key.name]
+        by_key = {entity[key_name]: entity for entity in entities}
+        for _, values in part:
+            yield by_key.get(values[-1]), first.order.position(values)
 
 
 def _page(app: App, schema: CollectionSchema, output_fields: list[str] | None) -> Page:

@@ -1,0 +1,129 @@
+"""Every entity that matches a filter, page by page in the order of the keys: for what Milvus cannot answer itself.
+
+A page costs Milvus Lite a look at the whole collection, so pages grow until they have many entities or many bytes.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mcp_server_milvus.milvus.capabilities import MAX_WINDOW, Backend
+from mcp_server_milvus.milvus.entities import entity_bytes
+from mcp_server_milvus.milvus.filters import after_key, both
+from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.milvus.waiting import ReportProgress
+from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType
+
+if TYPE_CHECKING:
+    from mcp_server_milvus.milvus.client import Client
+
+Entity = dict[str, Any]
+
+FIRST_PAGE = 1_024
+LITE_PAGE = 65_536
+"""Entities of the first page of a scan, and at most of a page on Milvus Lite. Others allow a window's entities."""
+
+PAGE_BYTES = 8 * 1024 * 1024
+"""Bytes that a page is meant to have, as JSON, by the size of the entities in the page before."""
+
+LARGEST_PAGE_BYTES = 256 * 1024 * 1024
+"""Bytes that a page cannot exceed, however much larger its entities are than those before."""
+
+LARGEST_VALUE = 65_536
+"""Bytes of a value without a bound of its own: JSON, and a value in the dynamic field."""
+
+WEIGHED = 16
+"""Entities of a page that its size is estimated from."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which entities are read, and what of them."""
+
+    collection_name: str
+    matching: str
+    output_fields: Sequence[str]
+    partition_names: list[str] | None = None
+    consistency_level: ConsistencyLevel | None = None
+
+
+async def pages_in_key_order(
+    client: "Client", schema: CollectionSchema, source: Source, *, first: int, most: int, after: int | str | None = None
+) -> AsyncGenerator[list[Entity]]:
+    """The entities after a key, `first` in the first page and never more than `most`.
+
+    A short page is not the last: a server drops duplicates after cutting. Of entities with the same key, one comes.
+    """
+    key = schema.primary_key
+    at_once = first
+    while True:
+        entities = await client.read_in_key_order(
+            source.collection_name,
+            source.matching if after is None else both(source.matching, after_key(key, after)),
+            schema,
+            limit=at_once,
+            output_fields=list(source.output_fields),
+            partition_names=source.partition_names,
+            consistency_level=source.consistency_level,
+        )
+        if entities:
+            yield entities
+        if not entities or (len(entities) < at_once and not client.backend.keeps_duplicate_keys):
+            return
+        after = entities[-1][key.name]
+        if at_once < most:
+            at_once = max(1, min(2 * at_once, most, PAGE_BYTES // _mean_size(entities)))
+
+
+@dataclass
+class Scan:
+    """One pass over the entities of a source, at most `most` of them. Each page but the first may be large."""
+
+    client: "Client"
+    schema: CollectionSchema
+    source: Source
+    most: int
+    report_progress: ReportProgress
+    scanned: int = 0
+    complete: bool = True
+
+    async def pages(self) -> AsyncGenerator[list[Entity]]:
+        """The entities in the order of their keys; afterwards `complete` says whether these were all that match."""
+        largest = largest_page(self.schema, self.client.backend, self.source.output_fields)
+        pages = pages_in_key_order(self.client, self.schema, self.source, first=min(FIRST_PAGE, largest), most=largest)
+        async with aclosing(pages):
+            async for entities in pages:
+                room = self.most - self.scanned
+                self.complete = len(entities) <= room
+                if room:
+                    yield entities[:room]
+                    self.scanned += min(len(entities), room)
+                    await self.report_progress(self.scanned, None, f"{self.scanned} entities read")
+                if not self.complete:
+                    return
+
+    def limits(self, what: str) -> list[str]:
+        """What the bound has cut from the answer, in a sentence; nothing when it was not reached."""
+        if self.complete:
+            return []
+        read = f"only the first {self.scanned} matching entities, by primary key, were {what}"
+        return [f"{read}: narrow the filter, or start the server with a larger --max-scan"]
+
+
+def largest_page(schema: CollectionSchema, backend: Backend, output_fields: Sequence[str]) -> int:
+    """How many entities a page may have, however large the values of these fields are."""
+    worst = sum(_largest_size(schema, name) for name in output_fields)
+    return min(LITE_PAGE if backend.is_lite else MAX_WINDOW, max(1, LARGEST_PAGE_BYTES // worst))
+
+
+def _largest_size(schema: CollectionSchema, name: str) -> int:
+    field = schema.by_name.get(name)
+    if field is None or field.type in {DataType.JSON, DataType.ARRAY, DataType.GEOMETRY}:
+        return LARGEST_VALUE
+    return field.max_length or LARGEST_VALUE if field.type.is_string else 8
+
+
+def _mean_size(entities: Sequence[Entity]) -> int:
+    weighed = entities[:: max(1, len(entities) // WEIGHED)]
+    return 1 + sum(map(entity_bytes, weighed)) // len(weighed)
