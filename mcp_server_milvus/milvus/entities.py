@@ -82,7 +82,7 @@ def batches(entities: Sequence[Entity]) -> list[list[Entity]]:
     result: list[list[Entity]] = []
     size = 0
     for entity in entities:
-        weight = _weight(entity)
+        weight = entity_bytes(entity)
         if not result or size + weight > BATCH_BYTES or len(result[-1]) >= BATCH_ENTITIES:
             result.append([])
             size = 0
@@ -101,6 +101,11 @@ def checked_vector(field: Field, vector: Any, *, argument: str) -> Any:
     if problem:
         raise InvalidArgument(f"{argument}: {problem}; {field}")
     return _packed(field, vector)
+
+
+def entity_problems(schema: CollectionSchema, entity: Entity, *, keys_required: bool) -> list[str]:
+    """Why an entity does not fit the schema; empty when it does."""
+    return list(_problems(schema, entity, keys_required=keys_required))
 
 
 def _repeated_keys(schema: CollectionSchema, entities: Sequence[Entity]) -> Iterator[str]:
@@ -313,7 +318,7 @@ def _packed(field: Field | None, value: Any) -> Any:
             return value
 
 
-def _weight(entity: Entity) -> int:
+def entity_bytes(entity: Entity) -> int:
     """Roughly the bytes of an entity in a request."""
     return sum(_value_weight(value) for value in entity.values())
 
