@@ -46,6 +46,7 @@ async def serve_http(
         OSError: nothing can listen at the host and port of the settings; the text says why.
     """
     listener = _listener(settings.host, settings.port)
+    logging.getLogger("mcp.server.sse").setLevel(logging.CRITICAL)  # it logs whole requests, passwords and all
     if settings.transport is Transport.SSE:
         app = sse_app(server, host=settings.host)
     else:
