@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -56,7 +57,8 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project just generated, to be copied."""
     folder = tmp_path_factory.mktemp("generated")
     (folder / "tools").mkdir()
-    shutil.copy(ROOT / "tools" / "generate.py", folder / "tools")
+    for name in ("generate.py", "support.json"):
+        shutil.copy(ROOT / "tools" / name, folder / "tools")
     (folder / "README.md").write_text(EMPTY, "utf-8")
     result = Project(folder).generate()
     assert (result.returncode, result.stderr) == (0, "")
@@ -89,7 +91,7 @@ def test_each_tool_setting_and_error_has_one_row(project: Project) -> None:
     lines = project.readme.read_text("utf-8").splitlines()
     for tool in TOOLS:
         [row] = [line for line in lines if line.startswith(f"| `{tool.name}` |")]
-        assert row.endswith(f"| {tool.effect} |")
+        assert re.search(rf"\| {tool.toolset} \| .* \| {tool.effect} \| (yes|no|\?) \| (yes|no|\?) \|$", row)
     for name in Settings.model_fields:
         assert sum(f"`MILVUS_MCP_{name.upper()}`" in line for line in lines) == 1
     assert f"| `{NotFound.code}` | {NotFound.__doc__} | no |" in lines

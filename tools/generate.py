@@ -22,6 +22,10 @@ from mcp_server_milvus.tools import TOOLS
 ROOT = Path(__file__).resolve().parents[1]
 CONTRACTS = ROOT / "tools" / "contracts"
 README = ROOT / "README.md"
+SUPPORT: dict[str, dict[str, str]] = json.loads((ROOT / "tools" / "support.json").read_text("utf-8"))
+"""What the tests saw of each tool on each backend (`pytest --record-support`)."""
+
+SEEN = {"works": "yes", "refused": "no", "not seen": "?"}
 
 
 class NoPlace(Exception):
@@ -104,9 +108,10 @@ def cell(text: str) -> str:
 
 
 def tool_rows() -> Iterator[tuple[str, ...]]:
-    yield "tool", "what it does", "effect"
+    yield "tool", "toolset", "what it does", "effect", *SUPPORT
     for tool in TOOLS:
-        yield f"`{tool.name}`", tool.description, tool.effect
+        seen = (SEEN[outcomes.get(tool.name, "not seen")] for outcomes in SUPPORT.values())
+        yield f"`{tool.name}`", tool.toolset, tool.description, tool.effect, *seen
 
 
 def setting_rows() -> Iterator[tuple[str, ...]]:

@@ -3,12 +3,40 @@
 from typing import Any
 
 from mcp_server_milvus.tool import Tool
-from mcp_server_milvus.tools import collections, databases, entities, indexes, search
+from mcp_server_milvus.tools import (
+    access,
+    aggregates,
+    aliases,
+    alterations,
+    analyzers,
+    collections,
+    databases,
+    entities,
+    files,
+    hybrid,
+    indexes,
+    operations,
+    partitions,
+    replicas,
+    search,
+    snapshots,
+)
 
 TOOLS: tuple[Tool[Any, Any], ...] = (
     *search.TOOLS,
+    *aggregates.TOOLS,
+    *hybrid.TOOLS,
+    *analyzers.TOOLS,
     *entities.TOOLS,
+    *files.TOOLS,
     *collections.TOOLS,
+    *alterations.TOOLS,
     *indexes.TOOLS,
+    *partitions.TOOLS,
+    *aliases.TOOLS,
     *databases.TOOLS,
+    *operations.TOOLS,
+    *replicas.TOOLS,
+    *snapshots.TOOLS,
+    *access.TOOLS,
 )

@@ -5,23 +5,20 @@ from typing import Any
 import pytest
 from pymilvus import MilvusClient
 
+from mcp_server_milvus.policy import offered
 from mcp_server_milvus.tools import TOOLS
 from tests.agent import Agent, keys
+from tests.calls import CALLS
 
 pytestmark = pytest.mark.anyio
 
-OTHER_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "build_index": {"field_name": "vector"},
-    "insert": {"data": [{"id": 1, "vector": [0, 1]}]},
-    "upsert": {"data": [{"id": 1, "vector": [0, 1]}]},
-    "delete": {"ids": [1]},
-    "get": {"ids": [1]},
-    "search": {"vector": [0, 1]},
-    "create_collection": {"dimension": 2},
-}
-"""What a tool needs beside collection_name."""
+ABOUT_ONE_COLLECTION = [name for name, arguments in CALLS.items() if "collection_name" in arguments]
+NEEDS_ONE = CALLS.keys() - {"create_collection"}
+NEEDS_NO_DATABASE = {"create_database", "list_databases", "run_analyzer"}
+READ_A_FILE_FIRST = {"import_file", "export_file"}
+DEFAULT = [tool.name for tool in offered(TOOLS, "") if tool.name not in READ_A_FILE_FIRST]
+"""The others are refused on Milvus Lite before they look for anything."""
 
-ABOUT_ONE_COLLECTION = [tool.name for tool in TOOLS if tool.name not in {"list_databases", "list_collections"}]
 NO_NAMES = [
     "../x",
     "../databases/x/collections/victim",
@@ -40,7 +37,7 @@ NO_NAMES = [
 
 
 def arguments_of(tool: str, collection_name: str, **more: Any) -> dict[str, Any]:
-    return {"collection_name": collection_name} | OTHER_ARGUMENTS.get(tool, {}) | more
+    return CALLS[tool] | ({"collection_name": collection_name} if tool in ABOUT_ONE_COLLECTION else {}) | more
 
 
 @pytest.mark.parametrize("tool", ABOUT_ONE_COLLECTION)
@@ -53,22 +50,24 @@ async def test_what_is_no_name_is_refused_by_every_tool(agent: Agent, tool: str)
 
 @pytest.mark.parametrize("tool", [tool.name for tool in TOOLS])
 async def test_a_database_s_name_that_is_no_name_is_refused_by_every_tool(agent: Agent, tool: str) -> None:
-    about = arguments_of(tool, "x") if tool in ABOUT_ONE_COLLECTION else {}
+    about = {name: value for name, value in arguments_of(tool, "x").items() if name != "db_name"}
     for name in ("../x", "a/b", "a b"):
         error = await agent.fails(tool, **about, db_name=name)
         assert error["code"] == "invalid_argument"
         assert "db_name" in error["message"]
 
 
-@pytest.mark.parametrize("tool", ["list_collections", *ABOUT_ONE_COLLECTION])
+@pytest.mark.parametrize("tool", [name for name in DEFAULT if name not in NEEDS_NO_DATABASE])
 async def test_a_database_that_does_not_exist_is_named_by_every_tool(agent: Agent, tool: str) -> None:
-    about = arguments_of(tool, "x") if tool in ABOUT_ONE_COLLECTION else {}
+    about = {name: value for name, value in arguments_of(tool, "x").items() if name != "db_name"}
     error = await agent.fails(tool, **about, db_name="nowhere")
     assert error["code"] == "not_found"
     assert "nowhere" in error["message"]
 
 
-@pytest.mark.parametrize("tool", [name for name in ABOUT_ONE_COLLECTION if name != "create_collection"])
+@pytest.mark.parametrize(
+    "tool", [name for name in DEFAULT if name in ABOUT_ONE_COLLECTION and name != "create_collection"]
+)
 async def test_a_collection_that_does_not_exist_is_named_by_every_tool(
     agent: Agent, collection: str, tool: str
 ) -> None:
@@ -80,7 +79,7 @@ async def test_a_collection_that_does_not_exist_is_named_by_every_tool(
 
 @pytest.mark.parametrize("tool", [tool.name for tool in TOOLS])
 async def test_an_unknown_argument_is_refused_by_every_tool(agent: Agent, tool: str) -> None:
-    about = arguments_of(tool, "x") if tool in ABOUT_ONE_COLLECTION else {}
+    about = {name: value for name, value in arguments_of(tool, "x").items() if name != "db_name"}
     error = await agent.fails(tool, **about, wibble=1)
     assert error["code"] == "invalid_argument"
     assert "wibble" in error["message"]
