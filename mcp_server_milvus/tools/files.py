@@ -39,8 +39,8 @@ class ImportFileInput(Input):
         default_factory=dict, description='File column to field; "" leaves it out'
     )
     mode: Literal["upsert", "insert"] = "upsert"
-    on_error: Literal["stop", "skip"] = Field("stop", description="skip leaves out what does not fit, and lists it")
-    resume_from: int = Field(0, ge=0, description="As a failed import told")
+    on_error: Literal["stop", "skip"] = "stop"
+    resume_from: int = Field(0, ge=0)
     partition_name: Name | None = None
     db_name: Name | None = None
 
@@ -85,7 +85,7 @@ class ExportFileInput(Input):
     path: str
     filter: str = ""
     filter_params: dict[str, Any] | None = None
-    output_fields: list[str] = Field(default_factory=list, description="Default: all")
+    output_fields: list[str] = Field(default_factory=list[str])
     limit: int | None = Field(None, ge=1)
     overwrite: bool = False
     db_name: Name | None = None
