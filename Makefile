@@ -17,7 +17,7 @@ demo: $(STAMP)
 	@$(BIN)/mcp-server-milvus demo
 
 test: $(STAMP)
-	@$(BIN)/pytest --numprocesses 2 --dist loadgroup --cov --cov-report=term
+	@$(BIN)/pytest --numprocesses 3 --dist loadgroup --cov --cov-report=term
 
 check: $(STAMP)
 	$(BIN)/ruff check .
