@@ -3,15 +3,20 @@
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any, cast
 
+import anyio.to_thread
 from mcp.server.caching import CacheHint
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.tools import Tool as SdkTool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
+from mcp_types import Tool as ListedTool
+from pydantic import PrivateAttr
 
 from mcp_server_milvus import __version__
 from mcp_server_milvus.app import App
@@ -45,7 +50,7 @@ def build_server(app: App, tools: Iterable[Tool[Any, Any]]) -> MCPServer[None]:
         cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL_MS, scope="public")},
         log_level=cast("Any", app.settings.log_level),
     )
-    server.tool_names = tuple(tool.name for tool in offered)
+    server.offered = {tool.name: tool for tool in offered}
     return server
 
 
@@ -93,15 +98,22 @@ def compact(value: Any) -> str:
 
 
 class _MilvusServer(MCPServer[None]):
-    """An MCPServer that answers a call of an unknown tool as it answers any other mistake."""
+    """An MCPServer that answers a call of an unknown tool as it answers any other mistake.
 
-    tool_names: tuple[str, ...] = ()
+    It makes the schemas of its tools when they are first listed: a handshake need not wait for them.
+    """
+
+    offered: Mapping[str, "_SdkTool"] = MappingProxyType({})
+
+    async def list_tools(self) -> list[ListedTool]:
+        await anyio.to_thread.run_sync(_make_schemas, self.offered.values())
+        return await super().list_tools()
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        if name not in self.tool_names:
-            names = self.tool_names
+        if name not in self.offered:
+            names = list(self.offered)
             return failed(
                 InvalidArgument(
                     f"there is no tool {name[:80]!r}{nearest(name, names)}", hint=f"tools: {', '.join(names)}"
@@ -113,6 +125,8 @@ class _MilvusServer(MCPServer[None]):
 class _SdkTool(SdkTool):
     """The SDK's tool, with its `run` replaced by ours: our validation, our errors, our result."""
 
+    _tool: Tool[Any, Any] = PrivateAttr()
+
     @classmethod
     def wrapping(cls, tool: Tool[Any, Any], app: App) -> "_SdkTool":
         """The tool as the SDK registers it."""
@@ -120,17 +134,28 @@ class _SdkTool(SdkTool):
         async def run(arguments: dict[str, Any], context: Context[Any, Any]) -> CallToolResult:
             return await call(tool, replace(app, report_progress=context.report_progress), arguments)
 
-        return cls(
+        wrapped = cls(
             fn=run,
             name=tool.name,
             title=None,
             description=tool.description,
             context_kwarg=None,
-            parameters=tool.input_schema,
-            fn_metadata=FuncMetadata(arg_model=ArgModelBase, output_schema=tool.output_schema),
+            parameters={},
+            fn_metadata=FuncMetadata(arg_model=ArgModelBase),
             is_async=True,
             annotations=annotations(tool),
         )
+        wrapped._tool = tool
+        return wrapped
+
+    @cached_property
+    def output_schema(self) -> dict[str, Any] | None:
+        return self._tool.output_schema
+
+    def make_schemas(self) -> None:
+        """Makes what the SDK lists."""
+        self.parameters = self._tool.input_schema
+        self._tool.output_schema  # noqa: B018  # made by being looked at, and kept
 
     async def run(
         self,
@@ -140,3 +165,8 @@ class _SdkTool(SdkTool):
     ) -> Any:
         del convert_result
         return await self.fn(arguments, context)
+
+
+def _make_schemas(tools: Iterable[_SdkTool]) -> None:
+    for tool in tools:
+        tool.make_schemas()

@@ -98,6 +98,14 @@ def error_of(result: CallToolResult) -> dict[str, Any]:
     return result.structured_content
 
 
+async def test_a_tool_that_is_called_before_it_is_listed_is_listed_with_its_schemas(app: App) -> None:
+    async with Client(build_server(app, [echo])) as client:
+        await client.call_tool("echo", {"text": "first"})
+        (listed,) = (await client.list_tools()).tools
+    assert listed.input_schema == echo.input_schema
+    assert listed.output_schema == echo.output_schema
+
+
 async def test_both_eras_are_served(client: Client, era: str) -> None:
     assert client.protocol_version in ERAS[era]
 
