@@ -94,6 +94,20 @@ class SchemaCache:
             raise StaleSchema(collection_name)
         return current
 
+    async def confirmed_itself(self, db_name: str, collection_name: str) -> CollectionSchema:
+        """As `confirmed`, for a call that destroys what an alias may have come to mean meanwhile.
+
+        Raises:
+            InvalidArgument: the name is an alias.
+            StaleSchema: it is not the collection that this server has known under the name.
+        """
+        schema = await self.confirmed(db_name, collection_name)
+        if schema.name != collection_name:
+            raise InvalidArgument(
+                f"{collection_name!r} is an alias of {schema.name!r}", hint="name the collection itself"
+            )
+        return schema
+
     def forget(self, db_name: str, collection_name: str) -> None:
         """Drops what is known of a collection, under its name and its aliases."""
         known = self._entries.pop((db_name, collection_name), None)

@@ -16,6 +16,9 @@ from mcp_server_milvus.vocabulary import DataType, FunctionType
 
 Version = tuple[int, int, int]
 
+NEWEST = 999
+"""In place of a patch that is not told."""
+
 
 class Feature(StrEnum):
     """Something that some backends have and others have not, in words that fit `X not supported by …`."""
@@ -71,8 +74,8 @@ TYPE_SINCE: dict[DataType, Version] = {
     DataType.BFLOAT16_VECTOR: (2, 4, 0),
     DataType.SPARSE_FLOAT_VECTOR: (2, 4, 0),
     DataType.INT8_VECTOR: (2, 6, 0),
-    DataType.GEOMETRY: (2, 6, 2),
-    DataType.TIMESTAMPTZ: (2, 6, 2),
+    DataType.GEOMETRY: (2, 6, 4),
+    DataType.TIMESTAMPTZ: (2, 6, 6),
     DataType.STRUCT: (2, 6, 4),
     DataType.TEXT: (3, 0, 0),
 }
@@ -81,7 +84,7 @@ TYPE_SINCE: dict[DataType, Version] = {
 FUNCTION_SINCE: dict[FunctionType, Version] = {
     FunctionType.BM25: (2, 5, 0),
     FunctionType.TEXTEMBEDDING: (2, 6, 0),
-    FunctionType.MINHASH: (2, 6, 0),
+    FunctionType.MINHASH: (3, 0, 0),
 }
 
 
@@ -233,11 +236,12 @@ class Backend:
     def from_version_text(cls, text: str) -> "Backend":
         """From what `GetVersion` answers: `milvus_lite-3.2.2`, `v2.3.5-lite` (a server, despite its name), `2.6.0`.
 
-        A text without a version number is taken for the newest, since such builds are made from the main branch.
+        `2.6-20260404-31fb3fc` is the newest of its line, and what tells no version, as Zilliz Cloud does at times, is
+        the newest of 2.6: what only later servers have is refused there, not sent to one that may not know it.
         """
-        found = re.search(r"(\d+)\.(\d+)\.(\d+)", text)
-        version = tuple(map(int, found.groups())) if found else (998, 0, 0)
-        return cls((version[0], version[1], version[2]), is_lite=text.startswith("milvus_lite"))
+        found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+        major, minor, patch = found.groups() if found else ("2", "6", None)
+        return cls((int(major), int(minor), int(patch or NEWEST)), is_lite=text.startswith("milvus_lite"))
 
     @property
     def types(self) -> tuple[DataType, ...]:
@@ -260,6 +264,13 @@ class Backend:
     def index_defaults(self, index_type: str) -> Mapping[str, int]:
         """The parameters that an index of this type must have and that a server of this version does not add itself."""
         return {} if self.is_lite or self.version >= (2, 4, 0) else INDEX_DEFAULTS.get(index_type, {})
+
+    @property
+    def json_values(self) -> str:
+        """What a value of a JSON field must begin with, as JSON; nothing where it may be anything."""
+        if self.is_lite:
+            return "{["
+        return "{" if self.version < (2, 4, 0) else ""
 
     @property
     def keeps_duplicate_keys(self) -> bool:
@@ -320,4 +331,4 @@ class Backend:
 
 def shown(version: Version) -> str:
     """The version as people write it."""
-    return ".".join(map(str, version))
+    return ".".join(str(part) for part in version if part != NEWEST)

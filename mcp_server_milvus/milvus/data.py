@@ -33,6 +33,9 @@ from mcp_server_milvus.milvus.schema import (
 from mcp_server_milvus.milvus.targets import Leg
 from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType
 
+SHOWN_LENGTH = 40
+"""Characters of a wrong value that a message repeats."""
+
 SHOWN_KEYS = 5
 """Keys that a message names."""
 
@@ -93,6 +96,7 @@ class DataClient(Mended):
             StaleSchema: the collection is another one than the schema describes; nothing was written.
         """
         await self.require_partitions(collection_name, [partition_name] if partition_name else None)
+        self.require_readable(entities, schema)
         await self.require_new_keys(collection_name, entities, schema)
         prepare = functools.partial(Prepare.row_insert_param, collection_name, entities, partition_name)
         return await self._write("Insert", collection_name, prepare, schema)
@@ -102,6 +106,7 @@ class DataClient(Mended):
     ) -> Any:
         """Upserts whole entities, as `insert_entities` inserts."""
         await self.require_partitions(collection_name, [partition_name] if partition_name else None)
+        self.require_readable(entities, schema)
         prepare = functools.partial(Prepare.row_upsert_param, collection_name, entities, partition_name)
         return await self._write("Upsert", collection_name, prepare, schema)
 
@@ -189,17 +194,19 @@ class DataClient(Mended):
             )
 
     def require_readable(self, entities: Sequence[Mapping[str, Any]], schema: CollectionSchema) -> None:
-        """Nothing, if the backend can give these entities back, whose JSON values are texts of JSON.
+        """Nothing, if the backend can keep these entities and give them back. Their JSON values are texts of JSON.
 
         Raises:
-            NotSupported: Milvus Lite answers with a text that is all of a JSON value as if it were JSON itself.
+            NotSupported: Milvus Lite fails with a number as a JSON value, and answers with a text as if it were JSON
+                itself; Milvus 2.3 takes only objects.
         """
-        names = [each.name for each in schema.fields if each.type is DataType.JSON] if self.backend.is_lite else []
-        for name in names:
-            if any(str(entity.get(name)).startswith('"') for entity in entities):
+        kept = self.backend.json_values
+        for name in (each.name for each in schema.fields if each.type is DataType.JSON and kept):
+            texts = (entity.get(name) for entity in entities)
+            if wrong := next((text for text in texts if text is not None and text[0] not in kept), None):
                 raise NotSupported(
-                    f"field {name!r}: {self.backend} cannot read back a text that is all of a JSON value",
-                    hint="put the text into an object or a list, or into a VARCHAR field",
+                    f"field {name!r}: {self.backend} keeps no {wrong[:SHOWN_LENGTH]} in a JSON field",
+                    hint="put the value into an object; if it is an object written as a text, give the object itself",
                 )
 
     async def require_partitions(self, collection_name: str, names: Sequence[str] | None) -> None:

@@ -305,17 +305,20 @@ def _packed(field: Field | None, value: Any) -> Any:
         return value
     match field.type:
         case DataType.INT64:
-            return int(value)
+            packed = int(value)
         case DataType.SPARSE_FLOAT_VECTOR:
-            return {int(index): float(weight) for index, weight in value.items()}
+            packed = {int(index): float(weight) for index, weight in value.items()}
         case DataType.FLOAT_VECTOR:
-            return [float(number) for number in value]
-        case DataType.FLOAT16_VECTOR | DataType.BFLOAT16_VECTOR | DataType.INT8_VECTOR | DataType.BINARY_VECTOR:
+            packed = [float(number) for number in value]
+        case DataType.JSON:  # pymilvus takes any text for JSON, so a value cannot be a text
+            packed = json.dumps(value, ensure_ascii=False)
+        case kind if kind.is_vector:
             from mcp_server_milvus.milvus.vectors import vector_bytes
 
-            return vector_bytes(field.type, value)
+            packed = vector_bytes(kind, value)
         case _:
-            return value
+            packed = value
+    return packed
 
 
 def entity_bytes(entity: Entity) -> int:

@@ -75,7 +75,7 @@ class AlterCollectionOutput(Output):
 async def alter_collection(app: App, args: AlterCollectionInput) -> AlterCollectionOutput:
     """Changes a collection in place, in the order of these arguments."""
     db_name = app.database(args.db_name)
-    schema = await _confirmed(app, db_name, args.collection_name)
+    schema = await app.schemas.confirmed_itself(db_name, args.collection_name)
     backend = await app.clients.backend(db_name)
     steps = tuple(_steps(args, schema, backend))
     if args.new_name:
@@ -117,7 +117,7 @@ class TruncateCollectionOutput(Output):
 async def truncate_collection(app: App, args: CollectionInput) -> TruncateCollectionOutput:
     """Removes all entities of a collection, for good."""
     db_name = app.database(args.db_name)
-    schema = await _confirmed(app, db_name, args.collection_name)
+    schema = await app.schemas.confirmed_itself(db_name, args.collection_name)
     async with app.clients.client(db_name, seconds=app.settings.build_timeout) as client:
         client.backend.require(Feature.TRUNCATE, where="truncate_collection")
         await client.confirm(schema.name, schema)
@@ -153,14 +153,6 @@ class _Step:
 
     told: str
     carry_out: Callable[["Client"], Awaitable[None]]
-
-
-async def _confirmed(app: App, db_name: str, collection_name: str) -> CollectionSchema:
-    """The schema as it is now, of a collection that is named itself."""
-    schema = await app.schemas.confirmed(db_name, collection_name)
-    if schema.name != collection_name:
-        raise InvalidArgument(f"{collection_name!r} is an alias of {schema.name!r}", hint="name the collection itself")
-    return schema
 
 
 @contextmanager

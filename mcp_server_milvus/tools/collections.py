@@ -207,11 +207,7 @@ class DropCollectionOutput(Output):
 async def drop_collection(app: App, args: CollectionInput) -> DropCollectionOutput:
     """Drops a collection with everything in it, for good."""
     db_name = app.database(args.db_name)
-    schema = await app.schemas.confirmed(db_name, args.collection_name)
-    if schema.name != args.collection_name:
-        raise InvalidArgument(
-            f"{args.collection_name!r} is an alias of {schema.name!r}", hint="name the collection itself to drop it"
-        )
+    schema = await app.schemas.confirmed_itself(db_name, args.collection_name)
     async with app.clients.client(db_name) as client:
         await client.confirm(args.collection_name, schema)
         await client.drop_collection(args.collection_name)

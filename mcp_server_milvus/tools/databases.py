@@ -128,6 +128,8 @@ async def alter_database(app: App, args: AlterDatabaseInput) -> AlterDatabaseOut
     wanted, dropped = split_properties(args.properties)
     async with app.clients.client(app.settings.db_name) as client:
         client.backend.require(Feature.DATABASE_PROPERTIES, where="alter_database")
+        if dropped:
+            client.backend.require(Feature.DROP_PROPERTY, where=f"properties: {dropped[0]}")
         await _require_database(client, args.db_name)
         if wanted:
             await client.alter_database_properties(args.db_name, wanted)

@@ -12,7 +12,7 @@ from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.milvus.entities import as_entities, checked_entities
 from mcp_server_milvus.milvus.filter_help import near_misses
-from mcp_server_milvus.milvus.filters import any_key, checked_key, keys_filter, portable_key, rendered
+from mcp_server_milvus.milvus.filters import MAX_KEYS, any_key, checked_key, keys_filter, portable_key, rendered
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.ordering import FirstEntities, Order, Ranked
 from mcp_server_milvus.milvus.pushdown import is_ordered_by_milvus, pages_in_order
@@ -323,13 +323,13 @@ async def _delete_in_partition(
 ) -> int:
     """Milvus Lite deletes what matches in any partition, so the keys are read from this one first."""
     key = schema.primary_key.name
-    rows = await client.read_matching(
-        collection_name, matching, schema, output_fields=[key], partition_names=[partition_name]
-    )
-    if not rows:
-        return 0
-    there = keys_filter(schema, [portable_key(row[key]) for row in rows])
-    return await client.delete_matching(collection_name, there, schema, partition_name)
+    source = Source(collection_name, matching, (key,), [partition_name])
+    deleted = 0
+    async with aclosing(pages_in_key_order(client, schema, source, first=MAX_KEYS, most=MAX_KEYS)) as pages:
+        async for entities in pages:
+            there = keys_filter(schema, [portable_key(entity[key]) for entity in entities])
+            deleted += await client.delete_matching(collection_name, there, schema, partition_name)
+    return deleted
 
 
 Found = AsyncGenerator[tuple[dict[str, Any] | None, int | str]]

@@ -8,7 +8,7 @@ import anyio
 from pydantic import Field
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.errors import Conflict, InvalidArgument, NotFound
+from mcp_server_milvus.errors import Conflict, NotFound
 from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.definition import completed_index
 from mcp_server_milvus.milvus.names import Name
@@ -99,12 +99,9 @@ class DropIndexOutput(Output):
 async def drop_index(app: App, args: DropIndexInput) -> DropIndexOutput:
     """Drops an index of a released collection."""
     db_name = app.database(args.db_name)
-
-    async def drop(client: "Client", schema: CollectionSchema) -> tuple[list[Index], bool]:
-        if schema.name != args.collection_name:
-            raise InvalidArgument(
-                f"{args.collection_name!r} is an alias of {schema.name!r}", hint="name the collection itself"
-            )
+    schema = await app.schemas.confirmed_itself(db_name, args.collection_name)
+    async with app.clients.client(db_name, seconds=app.settings.build_timeout) as client:
+        await client.confirm(args.collection_name, schema)
         indexes = await client.describe_indexes(args.collection_name)
         index = _named(indexes, args.index_name)
         if await client.is_loaded(args.collection_name) and not args.release:
@@ -114,10 +111,8 @@ async def drop_index(app: App, args: DropIndexInput) -> DropIndexOutput:
             )
         left = [each for each in indexes if each != index]
         whole = {field.name for field in schema.vector_fields} <= {each.field_name for each in left}
-        return left, await _drop(app, client, args.collection_name, index, whole=whole)
-
-    left, loaded = await app.with_schema(db_name, args.collection_name, drop, seconds=app.settings.build_timeout)
-    app.schemas.forget(db_name, args.collection_name)
+        app.schemas.forget(db_name, args.collection_name)
+        loaded = await _drop(app, client, args.collection_name, index, whole=whole)
     return DropIndexOutput(dropped=True, indexes=[each.index_name for each in left], loaded=loaded)
 
 

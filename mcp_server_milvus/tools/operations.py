@@ -181,11 +181,7 @@ async def compact(app: App, args: CompactInput) -> CompactOutput:
         job_id = await client.compact(
             args.collection_name, is_clustering=args.is_clustering, is_l0=args.is_l0, target_size=args.target_size
         )
-        if job_id == NOTHING_TO_COMPACT:
-            return CompactOutput(job_id=None, state="Completed")
-        if args.wait:
-            return _told(job_id, await wait_for_compaction(client, job_id, app.report_progress))
-        return _told(job_id, await client.compaction(job_id))
+        return await _compacted(app, client, job_id, wait=args.wait)
 
 
 class CompactionStateInput(Input):
@@ -202,9 +198,7 @@ async def compaction_state(app: App, args: CompactionStateInput) -> CompactOutpu
     db_name, job_id = app.database(args.db_name), int(args.job_id)
     async with app.clients.client(db_name, seconds=app.settings.build_timeout if args.wait else None) as client:
         client.backend.require(Feature.COMPACTION, where="compaction_state")
-        if args.wait:
-            return _told(job_id, await wait_for_compaction(client, job_id, app.report_progress))
-        return _told(job_id, await client.compaction(job_id))
+        return await _compacted(app, client, job_id, wait=args.wait)
 
 
 class ListSegmentsInput(Input):
@@ -273,15 +267,22 @@ async def optimize(app: App, args: OptimizeInput) -> CompactOutput:
         if args.wait:
             await _wait_for_indexes(app, client, schema)
         job_id = await client.compact(args.collection_name, target_size=args.target_size or AS_THE_SERVER_CHOOSES)
-        if not args.wait:
-            return _told(job_id, await client.compaction(job_id))
-        state = await wait_for_compaction(client, job_id, app.report_progress)
-        await _wait_for_indexes(app, client, schema)
-        if await client.is_loaded(args.collection_name):
-            await refresh_and_wait(client, args.collection_name, app.report_progress)
-        return _told(job_id, state)
+        compacted = await _compacted(app, client, job_id, wait=args.wait)
+        if args.wait:
+            await _wait_for_indexes(app, client, schema)
+            if await client.is_loaded(args.collection_name):
+                await refresh_and_wait(client, args.collection_name, app.report_progress)
+        return compacted
 
     return await app.with_schema(db_name, args.collection_name, improve, seconds=app.settings.build_timeout)
+
+
+async def _compacted(app: App, client: "Client", job_id: int, *, wait: bool) -> CompactOutput:
+    if job_id == NOTHING_TO_COMPACT:
+        return CompactOutput(job_id=None, state="Completed")
+    if wait:
+        return _told(job_id, await wait_for_compaction(client, job_id, app.report_progress))
+    return _told(job_id, await client.compaction(job_id))
 
 
 async def _databases(app: App, db_name: str | None) -> list[str] | None:

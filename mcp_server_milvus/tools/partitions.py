@@ -113,11 +113,7 @@ class DropPartitionOutput(Output):
 async def drop_partition(app: App, args: PartitionInput) -> DropPartitionOutput:
     """Drops a partition with its entities, for good."""
     db_name = app.database(args.db_name)
-    schema = await app.schemas.confirmed(db_name, args.collection_name)
-    if schema.name != args.collection_name:
-        raise InvalidArgument(
-            f"{args.collection_name!r} is an alias of {schema.name!r}", hint="name the collection itself"
-        )
+    schema = await app.schemas.confirmed_itself(db_name, args.collection_name)
     _require_manual(schema)
     if args.partition_name == DEFAULT_PARTITION:
         raise InvalidArgument(f"{DEFAULT_PARTITION} cannot be dropped", hint="delete removes its entities")

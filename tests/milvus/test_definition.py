@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_server_milvus.errors import Conflict, InvalidArgument, NotFound, NotSupported
-from mcp_server_milvus.milvus.capabilities import Backend
+from mcp_server_milvus.milvus.capabilities import Backend, Feature
 from mcp_server_milvus.milvus.definition import (
     DEFAULT_MAX_CAPACITY,
     DEFAULT_MAX_LENGTH,
@@ -186,3 +186,22 @@ def test_an_index_of_another_type_is_no_difference() -> None:
 
 def schema(*fields: Field, functions: tuple[Function, ...] = ()) -> CollectionSchema:
     return CollectionSchema("c", (KEY, VECTOR, *fields), functions, indexes=(), enable_dynamic_field=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "has_25", "has_30"),
+    [
+        ("milvus_lite-3.2.2", "Milvus Lite 3.2.2", True, False),
+        ("v2.3.5-lite", "Milvus 2.3.5", False, False),
+        ("v2.5.10", "Milvus 2.5.10", True, False),
+        ("2.6-20260404-31fb3fc", "Milvus 2.6", True, False),
+        ("Zilliz Cloud Vector Database(Compatible with Milvus 2.5)", "Milvus 2.5", True, False),
+        ("unknown-20260608-7ea6e3526", "Milvus 2.6", True, False),
+        ("3.0.0", "Milvus 3.0.0", True, True),
+    ],
+)
+def test_a_version_is_read_from_what_a_server_tells(text: str, shown: str, *, has_25: bool, has_30: bool) -> None:
+    backend = Backend.from_version_text(text)
+    assert str(backend) == shown
+    assert backend.has(Feature.NULLABLE) is has_25
+    assert backend.has(Feature.QUERY_AGGREGATION) is has_30

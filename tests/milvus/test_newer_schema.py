@@ -266,8 +266,8 @@ async def test_all_aliases_are_listed_where_pymilvus_wants_a_collection() -> Non
         await client.close()
 
 
-async def test_databases_have_properties_from_2_4_6_on() -> None:
-    async with fake_milvus("2.4.6") as fake, agent_on(fake.uri) as agent:
+async def test_databases_have_properties_from_2_4_6_on_and_lose_them_from_2_5_0_on() -> None:
+    async with fake_milvus("2.5.0") as fake, agent_on(fake.uri) as agent:
         fake.answers["ListDatabases"] = milvus_pb2.ListDatabasesResponse(db_names=["default", "prod"])
         fake.answers["DescribeDatabase"] = milvus_pb2.DescribeDatabaseResponse(
             db_name="prod", properties=[common_pb2.KeyValuePair(key="database.replica.number", value="2")]
@@ -278,6 +278,12 @@ async def test_databases_have_properties_from_2_4_6_on() -> None:
         set_, dropped = fake.requests("AlterDatabase")
         assert (set_.db_name, pairs(set_.properties)) == ("prod", {"database.replica.number": "2"})
         assert list(dropped.delete_keys) == ["old"]
+    async with fake_milvus("2.4.6") as fake, agent_on(fake.uri) as agent:
+        error = await agent.fails("alter_database", db_name="prod", properties={"a": 1, "old": None})
+        assert (error["code"], changes(fake)) == ("not_supported", [])
+        fake.answers["ListDatabases"] = milvus_pb2.ListDatabasesResponse(db_names=["default", "prod"])
+        await agent.call("alter_database", db_name="prod", properties={"a": 1})
+        assert len(fake.requests("AlterDatabase")) == 1
     async with fake_milvus("2.4.5") as fake, agent_on(fake.uri) as agent:
         error = await agent.fails("alter_database", db_name="prod", properties={"a": 1})
         assert (error["code"], changes(fake)) == ("not_supported", [])

@@ -382,9 +382,12 @@ async def test_a_creation_cancelled_at_any_moment_leaves_a_whole_collection_or_n
         return loaded and another_program.list_indexes(name) == ["vector"]
 
     async with agent_on(lite) as agent:
-        started = anyio.current_time()
-        await agent.call("create_collection", collection_name=f"{collection}_whole", dimension=2)
-        moment = (anyio.current_time() - started) / 12
+        took: list[float] = []
+        for number in range(3):
+            started = anyio.current_time()
+            await agent.call("create_collection", collection_name=f"{collection}_whole_{number}", dimension=2)
+            took.append(anyio.current_time() - started)
+        moment = min(took) / 12
         cancelled = 0
         for number in range(15):
             name = f"{collection}_{number}"

@@ -717,3 +717,26 @@ async def test_one_entity_that_alone_exceeds_the_bytes_is_shortened_but_keeps_it
     assert entity["text"].startswith("xxx")
     assert len(entity["text"]) < 4096
     assert "exceeds 4096 bytes" in got["applied_limits"][0]
+
+
+async def test_a_json_value_that_milvus_lite_cannot_give_back_is_refused_and_others_stay_readable(
+    agent: Agent, collection: str
+) -> None:
+    fields = [
+        {"name": "id", "type": "INT64", "is_primary": True},
+        {"name": "meta", "type": "JSON"},
+        {"name": "vector", "type": "FLOAT_VECTOR", "dim": 2},
+    ]
+    await agent.call("create_collection", collection_name=collection, fields=fields)
+    kept = [{"a": {"b": [1, None, "é"]}}, [1, "x"], {}]
+    data = [{"id": number, "meta": value, "vector": [1, 2]} for number, value in enumerate(kept)]
+    await agent.call("insert", collection_name=collection, data=data)
+    for tool in ("insert", "upsert"):
+        for value in ("hello", "7", '"q"', '{"a":1}', 7, 3.5, True):
+            entity = {"id": 9, "meta": value, "vector": [1, 2]}
+            error = await agent.fails(tool, collection_name=collection, data=[entity])
+            assert error["code"] == "not_supported"
+            assert "'meta'" in error["message"]
+            assert "object" in error["hint"]
+    found = await agent.call("query", collection_name=collection)
+    assert [entity["meta"] for entity in found["entities"]] == kept
