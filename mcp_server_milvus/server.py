@@ -20,12 +20,14 @@ from pydantic import PrivateAttr
 
 from mcp_server_milvus import __version__
 from mcp_server_milvus.app import App
-from mcp_server_milvus.errors import Error, Internal, InvalidArgument
+from mcp_server_milvus.errors import Error, Internal, InvalidArgument, LimitExceeded
+from mcp_server_milvus.milvus.results import json_size
 from mcp_server_milvus.settings import nearest
 from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.vocabulary import Effect
 
 LIST_TTL_MS = 60_000
+OVERRUN = 2
 LOGGER = logging.getLogger("mcp_server_milvus")
 
 INSTRUCTIONS = """\
@@ -68,7 +70,7 @@ async def call(tool: Tool[Any, Any], app: App, arguments: dict[str, Any]) -> Cal
     """The outcome of one call, whatever happens: never raises but for cancellation."""
     started = time.perf_counter()
     try:
-        result = succeeded(await tool.run(app, arguments))
+        result = succeeded(_bounded(tool, app, await tool.run(app, arguments)))
     except Error as error:
         result = failed(error)
     except Exception:
@@ -77,6 +79,21 @@ async def call(tool: Tool[Any, Any], app: App, arguments: dict[str, Any]) -> Cal
     outcome = cast("dict[str, Any]", result.structured_content).get("code", "ok") if result.is_error else "ok"
     LOGGER.info("%s %s %.0f ms", tool.name, outcome, 1000 * (time.perf_counter() - started))
     return result
+
+
+def _bounded(tool: Tool[Any, Any], app: App, structured: dict[str, Any]) -> dict[str, Any]:
+    """The result itself. Tools hold the bound themselves, but for lists that are short everywhere but in odd places.
+
+    Raises:
+        LimitExceeded: it is far too large. What has changed something is told in any size.
+    """
+    size, most = json_size(structured), OVERRUN * app.settings.max_result_bytes
+    if tool.effect is Effect.READ and size > most:
+        raise LimitExceeded(
+            f"{tool.name}: a result of {size} bytes, where {most} are possible",
+            hint="ask about less, or start the server with a larger --max-result-bytes",
+        )
+    return structured
 
 
 def succeeded(structured: dict[str, Any]) -> CallToolResult:

@@ -123,6 +123,21 @@ async def test_a_result_is_complete_as_text_and_as_structure(client: Client) -> 
     assert result.structured_content == {"text": "Größe: 5", "numbers": [7, 7]}
 
 
+async def test_a_result_that_is_far_too_large_is_refused_in_words(app: App) -> None:
+    @tool(toolset=Toolset.DATA, effect=Effect.READ)
+    async def recite(_: App, args: EchoInput) -> EchoOutput:
+        """Recites."""
+        return EchoOutput(text=args.text * args.number, numbers=[])
+
+    async with Client(build_server(app, [recite])) as client:
+        fits = await client.call_tool("recite", {"text": "x", "number": app.settings.max_result_bytes})
+        result = await client.call_tool("recite", {"text": "x", "number": 2 * app.settings.max_result_bytes})
+    assert not fits.is_error
+    assert result.structured_content is not None
+    assert result.structured_content["code"] == "limit_exceeded"
+    assert "max-result-bytes" in result.structured_content["hint"]
+
+
 async def test_an_error_is_complete_as_text_and_as_structure(client: Client) -> None:
     error = error_of(await client.call_tool("refuse", {}))
     assert error == {

@@ -35,6 +35,9 @@ LOOK_UPS_AT_ONCE = 8
 HALF_MADE_SECONDS = 2.0
 """How long another server may take from creating a collection to its last index."""
 
+SHOWN_NAMES = 50
+"""Partitions and aliases that a description names."""
+
 SHORT_VECTOR = 8
 """Dimensions of a vector that an example writes out."""
 
@@ -92,7 +95,7 @@ class CollectionInput(Input):
     db_name: Name | None = None
 
 
-class DescribeCollectionOutput(Output):
+class DescribeCollectionOutput(BoundedOutput):
     """All that is needed to use a collection, with a worked example of an entity and of a search."""
 
     collection_name: str
@@ -120,6 +123,7 @@ async def describe_collection(app: App, args: CollectionInput) -> DescribeCollec
     async with app.clients.client(db_name) as client:
         loaded = await client.is_loaded(args.collection_name)
         partitions = await client.list_partitions(args.collection_name)
+        aliases = await client.aliases(schema.name)
         return DescribeCollectionOutput(
             collection_name=schema.name,
             description=schema.description or None,
@@ -129,8 +133,14 @@ async def describe_collection(app: App, args: CollectionInput) -> DescribeCollec
             indexes=[_described_index(index) for index in schema.indexes],
             loaded=loaded,
             entity_count=await client.entity_count(args.collection_name, loaded=loaded),
-            partitions=partitions if partitions != ["_default"] else None,
-            aliases=await client.aliases(schema.name) or None,
+            partitions=partitions[:SHOWN_NAMES] if partitions != ["_default"] else None,
+            aliases=aliases[:SHOWN_NAMES] or None,
+            applied_limits=[
+                f"{kind}: the first {SHOWN_NAMES} of {len(names)}; list_{kind} shows all"
+                for kind, names in (("partitions", partitions), ("aliases", aliases))
+                if len(names) > SHOWN_NAMES
+            ]
+            or None,
             consistency_level=schema.consistency_level or None,
             num_shards=schema.num_shards if schema.num_shards > 1 else None,
             properties=masked(schema.properties) or None,

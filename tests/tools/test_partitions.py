@@ -95,3 +95,20 @@ async def test_partitions_of_a_partition_key_are_milvuss_own(agent: Agent, colle
         error = await agent.fails(tool, collection_name=collection, partition_name=max(there))
         assert (error["code"], "tenant" in error["message"]) == ("invalid_argument", True)
     assert await listed(agent, collection) == there
+
+
+async def test_of_many_partitions_a_description_names_some_and_says_so(agent: Agent, collection: str) -> None:
+    fields = [
+        {"name": "id", "type": "INT64", "is_primary": True},
+        {"name": "tenant", "type": "VARCHAR", "is_partition_key": True},
+        {"name": "vector", "type": "FLOAT_VECTOR", "dim": 2},
+    ]
+    await agent.call("create_collection", collection_name=collection, fields=fields)
+    assert "applied_limits" not in await agent.call("describe_collection", collection_name=collection)
+    manual = f"{collection}_many"
+    await agent.call("create_collection", collection_name=manual, dimension=2)
+    for number in range(55):
+        await agent.call("create_partition", collection_name=manual, partition_name=f"part_{number}")
+    described = await agent.call("describe_collection", collection_name=manual)
+    assert len(described["partitions"]) == 50
+    assert described["applied_limits"] == ["partitions: the first 50 of 56; list_partitions shows all"]
