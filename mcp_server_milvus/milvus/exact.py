@@ -3,7 +3,9 @@
 Entities are streamed in the order of their keys, some megabytes at a time, and only the best are kept.
 """
 
+import math
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,15 +45,27 @@ def require_exact(target: "Target") -> None:
         )
 
 
-async def every_score(target: "Target", key_name: str, read: "ReadAfter") -> AsyncGenerator[list[Scored]]:
-    """The keys and scores of all entities that `read` gives, in the order of their keys."""
-    after: Key | None = None
-    at_once = entities_at_once(target.field)
-    while entities := await read(after, at_once, [key_name, target.field.name]):
-        keys = [entity[key_name] for entity in entities]
-        vectors = [entity[target.field.name] for entity in entities]
-        yield await anyio.to_thread.run_sync(partial(scored, target, keys, vectors))
-        after = keys[-1]
+@dataclass
+class ExactScores:
+    """The keys and scores of all entities that `read` gives. `left_out` are those whose score is not finite."""
+
+    target: "Target"
+    key_name: str
+    read: "ReadAfter"
+    left_out: int = 0
+
+    async def batches(self) -> AsyncGenerator[list[Scored]]:
+        """In the order of the keys."""
+        after: Key | None = None
+        field = self.target.field
+        at_once = entities_at_once(field)
+        while entities := await self.read(after, at_once, [self.key_name, field.name]):
+            keys = [entity[self.key_name] for entity in entities]
+            vectors = [entity[field.name] for entity in entities]
+            scores, left_out = await anyio.to_thread.run_sync(partial(scored, self.target, keys, vectors))
+            self.left_out += left_out
+            yield scores
+            after = keys[-1]
 
 
 def entities_at_once(field: Field) -> int:
@@ -59,8 +73,17 @@ def entities_at_once(field: Field) -> int:
     return max(1, min(NUMBERS_AT_ONCE // (field.dim or SPARSE_NUMBERS), MAX_WINDOW))
 
 
-def scored(target: "Target", keys: Sequence[Key], vectors: Sequence[Any]) -> list[Scored]:
-    """The score of each vector. Left out are nulls and, as an index does, sparse vectors without a common dimension."""
+def scored(target: "Target", keys: Sequence[Key], vectors: Sequence[Any]) -> tuple[list[Scored], int]:
+    """The finite scores, and how many are not: those of vectors that another program wrote with NaN or infinity.
+
+    Nulls have no score and, as in an index, sparse vectors without a common dimension.
+    """
+    scores = _scores(target, keys, vectors)
+    finite = [each for each in scores if math.isfinite(each[1])]
+    return finite, len(scores) - len(finite)
+
+
+def _scores(target: "Target", keys: Sequence[Key], vectors: Sequence[Any]) -> list[Scored]:
     if target.field.type is DataType.SPARSE_FLOAT_VECTOR:
         return [
             (key, sum(vector[index] * target.data[index] for index in common))

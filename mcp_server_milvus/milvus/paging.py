@@ -9,18 +9,30 @@ score would not do, for any number of entities may have the same.
 
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW
-from mcp_server_milvus.milvus.filters import both, checked_key, literal, portable_key
+from mcp_server_milvus.milvus.exact import entities_at_once
+from mcp_server_milvus.milvus.filters import both, checked_key, keys_filter, literal, portable_key
 from mcp_server_milvus.milvus.ranking import Key, Scored, best_of
-from mcp_server_milvus.milvus.schema import Field
+from mcp_server_milvus.milvus.results import Page, plain_score
+from mcp_server_milvus.milvus.scanning import Source, largest_page
+from mcp_server_milvus.milvus.schema import CollectionSchema, Field
+
+if TYPE_CHECKING:
+    from mcp_server_milvus.milvus.client import Client
 
 WINDOWS = (1_024, 4_096, MAX_WINDOW)
 """Hits of the larger searches."""
+
+READ_AT_ONCE = 256
+"""Entities of one request while a page fills up: few requests, and little read in vain when the bytes run out."""
+
+READ_SHARE = 8
+"""What part of the bytes of a scan's largest page these may have."""
 
 LARGEST_OFFSET = 2**31
 """More than any backend holds in one collection that can be paged so far."""
@@ -61,6 +73,56 @@ class Hit:
     key: Key
     score: float
     by_score: bool
+
+
+@dataclass(frozen=True)
+class FieldsByKey:
+    """The fields of hits, read by key and only as far as they are shown: memory does not grow with a limit."""
+
+    client: "Client"
+    schema: CollectionSchema
+    source: Source
+
+    @property
+    def at_once(self) -> int:
+        """How many entities to read in one request, however large their values may be."""
+        known = [self.schema.by_name[name] for name in self.source.output_fields if name in self.schema.by_name]
+        vectors = [entities_at_once(field) for field in known if field.type.is_vector]
+        largest = largest_page(self.schema, self.client.backend, self.source.output_fields)
+        return min(READ_AT_ONCE, max(1, largest // READ_SHARE), *vectors)
+
+    async def fill(self, page: Page, hits: Sequence[Hit]) -> int:
+        """Puts hits on the page until it is full. Returns how many, with those that were deleted meanwhile."""
+        given = 0
+        while given < len(hits):
+            some = hits[given : given + self.at_once]
+            taken = admitted(page, some, await self._entities(some))
+            given += taken
+            if taken < len(some):
+                break
+        return given
+
+    async def _entities(self, hits: Sequence[Hit]) -> dict[Key, dict[str, Any]]:
+        entities = await self.client.read_matching(
+            self.source.collection_name,
+            keys_filter(self.schema, [portable_key(hit.key) for hit in hits]),
+            self.schema,
+            output_fields=list(self.source.output_fields),
+            partition_names=self.source.partition_names,
+            consistency_level=self.source.consistency_level,
+        )
+        return {entity[self.schema.primary_key.name]: entity for entity in entities}
+
+
+def admitted(page: Page, hits: Sequence[Hit], entities: Mapping[Key, Mapping[str, Any]]) -> int:
+    """How many of the hits the page has taken, or passed over because they have no entity any more."""
+    key = page.schema.primary_key.name
+    for number, hit in enumerate(hits):
+        if hit.key in entities:
+            fields = {name: value for name, value in entities[hit.key].items() if name != key}
+            if not page.admit(fields, id=portable_key(hit.key), score=plain_score(hit.score)):
+                return number
+    return len(hits)
 
 
 def decoded_position(text: int | str, primary_key: Field, *, exact: bool) -> Position:

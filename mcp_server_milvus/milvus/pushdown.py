@@ -3,7 +3,7 @@
 Built from its source and documentation, and unverified. Milvus adds INT64 in 64 bits without noticing when that
 overflows, so the range of the values is asked for beside a sum. With a limit it stops counting at that many groups, so
 none is given: its own bound on the size of an answer holds. Descending, it puts nulls first, so no field with nulls is
-ordered there; nor is FLOAT, of which a filter cannot name a value exactly.
+ordered there. Nothing is left to it of FLOAT and DOUBLE: it rounds with every addition, and NaN is a value to it.
 """
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -63,8 +63,7 @@ def is_ordered_by_milvus(backend: Backend, order: Order) -> bool:
     """Whether Milvus itself can put entities into this order."""
     fields = [path.field for path, _ in order.terms]
     return backend.has(Feature.QUERY_ORDER) and all(
-        field and not field.nullable and (field.type.is_integer or field.type in {DataType.DOUBLE, DataType.VARCHAR})
-        for field in fields
+        field and not field.nullable and (field.type.is_integer or field.type is DataType.VARCHAR) for field in fields
     )
 
 
@@ -102,7 +101,9 @@ def _after(terms: Sequence[tuple[str, bool]], values: Sequence[Scalar | None]) -
 def _is_computed(aggregate: Aggregate) -> bool:
     if aggregate.path is None or aggregate.function == "distinct":
         return aggregate.path is None
-    return not aggregate.path.is_json and (aggregate.function == "count" or _type(aggregate.path) is not DataType.BOOL)
+    if aggregate.function == "count" and _type(aggregate.path) is DataType.BOOL:
+        return True
+    return _is_integer(aggregate.path) or _type(aggregate.path) is DataType.VARCHAR
 
 
 def _is_grouped(path: Path) -> bool:

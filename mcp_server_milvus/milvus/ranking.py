@@ -63,8 +63,12 @@ def normalised(score: float, metric_type: str) -> float:
 
 
 def best_of(limit: int, kept: Iterable[Scored], others: Iterable[Scored], *, direction: int) -> list[Scored]:
-    """The best, in order; those of equal score by key. `direction` is 1 where a smaller score is better, else -1."""
-    return heapq.nsmallest(limit, chain(kept, others), key=lambda each: (direction * each[1], each[0]))
+    """The best, in order; those of equal score by key. `direction` is 1 where a smaller score is better, else -1.
+
+    A score that is not finite, as a vector with NaN has it, is none: there is no order with it.
+    """
+    finite = (each for each in chain(kept, others) if math.isfinite(each[1]))
+    return heapq.nsmallest(limit, finite, key=lambda each: (direction * each[1], each[0]))
 
 
 def _best_first(scores: Mapping[Key, float]) -> list[Scored]:

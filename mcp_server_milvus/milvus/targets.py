@@ -24,6 +24,9 @@ LITE_EF = 64
 """Entities that Milvus Lite looks at in these indexes unless told otherwise, even when more are asked for: it then
 returns too few, and most of them far away."""
 
+GROUPED_REACH = 10
+"""Hits that Milvus Lite ranks for each that a group shows."""
+
 LARGEST_EF = 131_072
 
 Sought = str | list[float] | dict[str, float]

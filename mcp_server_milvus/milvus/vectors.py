@@ -32,16 +32,20 @@ def vector_numbers(kind: DataType, stored: Any) -> list[Any]:
 
 
 def distances(kind: DataType, metric_type: str, sought: Any, stored: Sequence[Any]) -> list[float]:
-    """The score of each stored vector as Milvus defines it; L2 is squared. Each depends on its own vector alone."""
+    """The score of each stored vector as Milvus defines it; L2 is squared. Each depends on its own vector alone.
+
+    With NaN or infinity in a vector, its score is not finite.
+    """
     if not stored:
         return []
     if kind is DataType.BINARY_VECTOR:
         return _bit_distances(metric_type, _matrix(kind, [sought]), _matrix(kind, stored))
     one, many = _matrix(kind, [sought])[0], _matrix(kind, stored)
-    scores = ((many - one) ** 2).sum(axis=1) if metric_type == MetricType.L2 else (many * one).sum(axis=1)
-    if metric_type == MetricType.COSINE:
-        lengths = np.sqrt((many**2).sum(axis=1) * (one**2).sum())
-        scores = np.divide(scores, lengths, out=np.zeros_like(scores), where=lengths > 0)
+    with np.errstate(invalid="ignore"):
+        scores = ((many - one) ** 2).sum(axis=1) if metric_type == MetricType.L2 else (many * one).sum(axis=1)
+        if metric_type == MetricType.COSINE:
+            lengths = np.sqrt((many**2).sum(axis=1) * (one**2).sum())
+            scores = np.divide(scores, lengths, out=np.zeros_like(scores), where=lengths != 0)
     return [float(score) for score in scores]
 
 

@@ -1,5 +1,6 @@
 """Hybrid search: several searches of one collection, fused into one ranking."""
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,13 +11,15 @@ from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import InvalidArgument, NotSupported
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW, Backend, Feature
 from mcp_server_milvus.milvus.filter_help import near_misses
-from mcp_server_milvus.milvus.filters import both, portable_key, rendered
+from mcp_server_milvus.milvus.filters import both, rendered
 from mcp_server_milvus.milvus.names import Name
-from mcp_server_milvus.milvus.ranking import RRF_K, Key, Ranker, Scored
-from mcp_server_milvus.milvus.results import Page, plain_score
+from mcp_server_milvus.milvus.paging import FieldsByKey, Hit, admitted
+from mcp_server_milvus.milvus.ranking import RRF_K, Ranker, Scored
+from mcp_server_milvus.milvus.results import Page
+from mcp_server_milvus.milvus.scanning import Source
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.milvus.specs import Level
-from mcp_server_milvus.milvus.targets import Leg, packed, target_of, vector_field
+from mcp_server_milvus.milvus.targets import GROUPED_REACH, Leg, packed, target_of, vector_field
 from mcp_server_milvus.tool import BoundedOutput, Input, tool
 from mcp_server_milvus.vocabulary import Effect, Toolset
 
@@ -30,14 +33,8 @@ MAX_LEGS = 1_024
 """Source: Milvus's `maxSearchRequests` of hybrid search."""
 
 LEGS_AT_ONCE = 8
-GROUPED_REACH = 3
-"""Hits that Milvus Lite ranks for each that a group shows."""
-
 MAX_GROUP_SIZE = 1_000
 RANGE = frozenset({"radius", "range_filter"})
-
-Found = list[tuple[Key, float, dict[str, Any]]]
-"""Hits with key, fused score and fields."""
 
 
 class LegInput(Input):
@@ -98,11 +95,15 @@ async def hybrid_search(app: App, args: HybridSearchInput) -> HybridSearchOutput
         await client.confirm_indexes(args.collection_name, schema)
         legs = [_leg(schema, args, number, client.backend) for number in range(len(args.legs))]
         grouping = _grouping(client.backend, schema, args)
+        shown = schema.output_fields(args.output_fields)
+        source = Source(args.collection_name, "", shown, args.partition_names, args.consistency_level)
+        fields = FieldsByKey(client, schema, source)
+        page = Page(schema, app.settings.max_result_bytes, frozenset(args.output_fields or ()))
         if client.backend.has(Feature.HYBRID_SEARCH):
-            found, fused_by = await _fused_by_milvus(client, schema, args, legs, ranker, grouping), "milvus"
-        else:
-            found, fused_by = await _fused_here(client, schema, args, legs, ranker), "this server"
-        return _output(app, schema, args, found, fused_by)
+            given, found = await _fused_by_milvus(page, fields, args, legs, ranker, grouping)
+            return _output(page, args, given, found, "milvus")
+        hits = await _fused_here(fields, args, legs, ranker)
+        return _output(page, args, await fields.fill(page, hits), len(hits), "this server")
 
     output, loaded = await app.read(app.database(args.db_name), args.collection_name, read)
     return output.model_copy(update={"loaded": True}) if loaded else output
@@ -163,74 +164,63 @@ def _grouping(backend: Backend, schema: CollectionSchema, args: HybridSearchInpu
 
 
 async def _fused_by_milvus(
-    client: "Client",
-    schema: CollectionSchema,
-    args: HybridSearchInput,
-    legs: list[Leg],
-    ranker: Ranker,
-    grouping: dict[str, Any],
-) -> Found:
-    hits = await client.search_hybrid(
+    page: Page, fields: FieldsByKey, args: HybridSearchInput, legs: list[Leg], ranker: Ranker, grouping: dict[str, Any]
+) -> tuple[int, int]:
+    """Fills the page. Returns how many hits are on it, of how many. Where they may be large, it asks for their keys."""
+    is_small = args.limit * (args.group_size or 1) <= fields.at_once
+    found = await fields.client.search_hybrid(
         args.collection_name,
         legs,
         ranker,
-        schema,
+        fields.schema,
         limit=args.limit,
-        output_fields=schema.output_fields(args.output_fields),
+        output_fields=list(fields.source.output_fields) if is_small else [fields.schema.primary_key.name],
         partition_names=args.partition_names,
         consistency_level=args.consistency_level,
         **({"offset": args.offset} if args.offset else {}),
         **grouping,
     )
-    return [(hit.id, hit.distance, hit["entity"]) for hit in hits]
+    hits = [Hit(hit.id, hit.distance, by_score=False) for hit in found]
+    if is_small:
+        return admitted(page, hits, {hit.id: hit["entity"] for hit in found}), len(hits)
+    return await fields.fill(page, hits), len(hits)
 
 
-async def _fused_here(
-    client: "Client", schema: CollectionSchema, args: HybridSearchInput, legs: list[Leg], ranker: Ranker
-) -> Found:
-    entities: dict[Key, dict[str, Any]] = {}
+async def _fused_here(fields: FieldsByKey, args: HybridSearchInput, legs: list[Leg], ranker: Ranker) -> list[Hit]:
     scores: list[list[Scored]] = [[] for _ in legs]
 
     at_once = anyio.CapacityLimiter(LEGS_AT_ONCE)
 
     async def run(number: int, leg: Leg) -> None:
         async with at_once:
-            hits = await client.search_nearest(
+            hits = await fields.client.search_nearest(
                 args.collection_name,
                 leg.target.data,
-                schema,
+                fields.schema,
                 anns_field=leg.target.field.name,
                 filter=leg.matching,
                 limit=leg.limit,
-                output_fields=schema.output_fields(args.output_fields),
+                output_fields=[fields.schema.primary_key.name],
                 search_params=leg.target.search_params(leg.reach),
                 partition_names=args.partition_names,
                 consistency_level=args.consistency_level,
             )
-        scores[number] = [(hit.id, leg.target.sign * hit.distance) for hit in hits]
-        entities.update({hit.id: hit["entity"] for hit in hits})
+        found = ((hit.id, leg.target.sign * hit.distance) for hit in hits)
+        scores[number] = [each for each in found if math.isfinite(each[1])]
 
     async with anyio.create_task_group() as tasks:
         for number, leg in enumerate(legs):
             tasks.start_soon(partial(run, number, leg))
     fused = ranker.fused(scores, [leg.target.metric_type for leg in legs])
-    return [(key, score, entities[key]) for key, score in fused[args.offset : args.offset + args.limit]]
+    return [Hit(*each, by_score=True) for each in fused[args.offset : args.offset + args.limit]]
 
 
-def _output(
-    app: App, schema: CollectionSchema, args: HybridSearchInput, found: Found, fused_by: str
-) -> HybridSearchOutput:
-    page = Page(schema, app.settings.max_result_bytes, frozenset(args.output_fields or ()))
-    admitted = 0
-    for key, score, entity in found:
-        fields = {name: value for name, value in entity.items() if name != schema.primary_key.name}
-        if not page.admit(fields, id=portable_key(key), score=plain_score(score)):
-            break
-        admitted += 1
-    again = f"search again with offset: {args.offset + admitted}, or name fewer output_fields"
-    notes = page.limits(stopped=again if admitted < len(found) else "") or []
+def _output(page: Page, args: HybridSearchInput, given: int, found: int, fused_by: str) -> HybridSearchOutput:
+    """The page, which has so many of the hits that were found."""
+    again = f"search again with offset: {args.offset + given}, or name fewer output_fields"
+    notes = page.limits(stopped=again if given < found else "") or []
     filters = " and ".join(each for each in (args.filter, *(leg.filter for leg in args.legs)) if each)
-    notes += near_misses(schema, filters, args.output_fields)
+    notes += near_misses(page.schema, filters, args.output_fields)
     return HybridSearchOutput(hits=page.entities, fused_by=fused_by, applied_limits=notes or None)
 
 

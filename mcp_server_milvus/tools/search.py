@@ -9,14 +9,23 @@ from pydantic import Field, WithJsonSchema
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import InvalidArgument, LimitExceeded, NotFound, NotSupported
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW, Feature
-from mcp_server_milvus.milvus.exact import every_score, require_exact
+from mcp_server_milvus.milvus.exact import ExactScores, require_exact
 from mcp_server_milvus.milvus.filter_help import near_misses
-from mcp_server_milvus.milvus.filters import after_key, both, checked_key, keys_filter, literal, portable_key, rendered
+from mcp_server_milvus.milvus.filters import after_key, both, checked_key, keys_filter, literal, rendered
 from mcp_server_milvus.milvus.names import Name
-from mcp_server_milvus.milvus.paging import Hit, Position, best_after, decoded_position, hits_after
+from mcp_server_milvus.milvus.paging import (
+    FieldsByKey,
+    Hit,
+    Position,
+    admitted,
+    best_after,
+    decoded_position,
+    hits_after,
+)
 from mcp_server_milvus.milvus.ranking import Key, Scored
-from mcp_server_milvus.milvus.results import Page, cursor_fingerprint, decode_cursor, encode_cursor, plain_score
-from mcp_server_milvus.milvus.targets import Target, packed, target_of, vector_field
+from mcp_server_milvus.milvus.results import Page, cursor_fingerprint, decode_cursor, encode_cursor
+from mcp_server_milvus.milvus.scanning import Source
+from mcp_server_milvus.milvus.targets import GROUPED_REACH, Target, packed, target_of, vector_field
 from mcp_server_milvus.tool import BoundedOutput, Input, tool
 from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType, Effect, Toolset
 
@@ -29,11 +38,8 @@ if TYPE_CHECKING:
 BYTE_VECTORS = frozenset({DataType.BINARY_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR})
 """Types whose stored vectors pymilvus returns as a list of one piece of bytes."""
 
-READ_AT_ONCE = 256
-"""Entities of one request while a page fills up."""
-
-GROUPED_REACH, RANGED_REACH = 10, 5
-"""Hits that Milvus Lite ranks for each that it returns, in groups or within a radius."""
+RANGED_REACH = 5
+"""Hits that Milvus Lite ranks for each that it returns within a radius."""
 
 SMALLEST_HIT = 24
 """Bytes that a hit takes at least, as JSON."""
@@ -147,6 +153,14 @@ class _Search:
         return min(self.args.offset + self.args.limit + 1, MAX_WINDOW)
 
     @property
+    def fields(self) -> FieldsByKey:
+        """What is shown of the hits."""
+        args = self.args
+        shown = self.schema.output_fields(args.output_fields)
+        source = Source(args.collection_name, "", shown, args.partition_names, args.consistency_level)
+        return FieldsByKey(self.client, self.schema, source)
+
+    @property
     def looks_for_range(self) -> bool:
         """Whether the backend looks for a range among the best few alone, as Milvus Lite does: it is asked for many."""
         return self.client.backend.is_lite and self.args.range_filter is not None
@@ -176,10 +190,6 @@ class _Search:
             **more,
         )
 
-    async def nearest(self, matching: str, limit: int) -> list[Scored]:
-        """Keys and scores only."""
-        return await self.keys_and_scores(matching, limit)
-
     async def keys_and_scores(self, matching: str, limit: int, **more: Any) -> list[Scored]:
         """As `found`, without fields."""
         asked = MAX_WINDOW if self.looks_for_range else limit
@@ -199,10 +209,10 @@ class _Search:
             consistency_level=self.args.consistency_level,
         )
 
-    async def scores(self) -> AsyncGenerator[list[Scored]]:
+    async def within_range(self, exact: ExactScores) -> AsyncGenerator[list[Scored]]:
         """The key and score of every match, within radius and range_filter."""
         done = 0
-        async for batch in every_score(self.target, self.schema.primary_key.name, self.read):
+        async for batch in exact.batches():
             done += len(batch)
             await self.app.report_progress(done, None, f"scored {done} entities")
             yield [each for each in batch if self._is_within(each[1])]
@@ -257,22 +267,24 @@ async def _stored(client: "Client", schema: "CollectionSchema", args: SearchInpu
 
 
 async def _first_page(this: _Search) -> SearchOutput:
-    """The one request that most searches are."""
-    args = this.args
-    grouping = _grouping(this)
+    """The one request that most searches are. Where hits are many, or may be large, it asks for their keys."""
+    args, grouping = this.args, _grouping(this)
+    is_small = args.limit * (args.group_size or 1) <= this.fields.at_once
     found = await this.found(
         "",
         args.limit if grouping else this.first - args.offset,
-        this.schema.output_fields(args.output_fields),
+        list(this.fields.source.output_fields) if is_small else [this.schema.primary_key.name],
         offset=args.offset or None,
         **grouping,
     )
-    shown = len(found) if grouping else args.limit
     more = not grouping and len(found) >= min(args.limit + 1, MAX_WINDOW - args.offset)
-    entities = {hit.id: hit["entity"] for hit in found[:shown]}
-    hits = [Hit(hit.id, this.target.sign * hit.distance, by_score=False) for hit in found[:shown]]
+    shown = found if grouping else found[: args.limit]
+    hits = [Hit(hit.id, this.target.sign * hit.distance, by_score=False) for hit in shown]
     page = _page(this)
-    given = _admitted(page, this, hits, entities)
+    if is_small:
+        given = admitted(page, hits, {hit.id: hit["entity"] for hit in shown})
+    else:
+        given = await this.fields.fill(page, hits)
     return _output(this, page, hits[:given], more=more or given < len(hits))
 
 
@@ -282,7 +294,7 @@ async def _later_page(this: _Search) -> SearchOutput:
     hits = await hits_after(
         this.position,
         this.walked_limit,
-        nearest=this.nearest,
+        nearest=this.keys_and_scores,
         read=this.read,
         primary_key=this.schema.primary_key,
         direction=this.target.direction,
@@ -305,9 +317,12 @@ async def _exact_page(this: _Search) -> SearchOutput:
     await _require_scannable(this)
     position = this.position
     skipped = position.given if position.last is None else 0
-    hits = await best_after(position.last, skipped + this.walked_limit, this.scores(), direction=this.target.direction)
+    exact = ExactScores(this.target, this.schema.primary_key.name, this.read)
+    scores = this.within_range(exact)
+    hits = await best_after(position.last, skipped + this.walked_limit, scores, direction=this.target.direction)
     output = await _walked(this, hits[skipped:])
-    return output.model_copy(update={"plan": "exact: every match was scored"})
+    but = f" but {exact.left_out}, whose vectors have no finite score" if exact.left_out else ""
+    return output.model_copy(update={"plan": f"exact: every match was scored{but}"})
 
 
 async def _require_scannable(this: _Search) -> None:
@@ -330,38 +345,12 @@ async def _walked(this: _Search, hits: list[Hit]) -> SearchOutput:
     """The page of these hits, of which one may be more than it shows, with their fields read by key."""
     shown = hits[: this.args.limit]
     page = _page(this)
-    given = 0
-    while given < len(shown):
-        some = shown[given : given + READ_AT_ONCE]
-        rows = await this.client.read_matching(
-            this.args.collection_name,
-            keys_filter(this.schema, [portable_key(hit.key) for hit in some]),
-            this.schema,
-            output_fields=this.schema.output_fields(this.args.output_fields),
-            partition_names=this.args.partition_names,
-            consistency_level=this.args.consistency_level,
-        )
-        key = this.schema.primary_key.name
-        admitted = _admitted(page, this, some, {row[key]: row for row in rows})
-        given += admitted
-        if admitted < len(some):
-            break
+    given = await this.fields.fill(page, shown)
     return _output(this, page, shown[:given], more=given < len(hits))
 
 
 def _page(this: _Search) -> Page:
     return Page(this.schema, this.app.settings.max_result_bytes, frozenset(this.args.output_fields or ()))
-
-
-def _admitted(page: Page, this: _Search, hits: list[Hit], entities: dict[Key, dict[str, Any]]) -> int:
-    """How many of the hits the page has taken, or passed over because they were deleted meanwhile."""
-    key = this.schema.primary_key.name
-    for number, hit in enumerate(hits):
-        if hit.key in entities:
-            fields = {name: value for name, value in entities[hit.key].items() if name != key}
-            if not page.admit(fields, id=portable_key(hit.key), score=plain_score(hit.score)):
-                return number
-    return len(hits)
 
 
 def _grouping(this: _Search) -> dict[str, Any]:

@@ -50,3 +50,10 @@ def test_equal_scores_stand_in_the_order_of_their_keys() -> None:
     hits = [("b", 1.0), ("a", 1.0), ("c", 0.5)]
     assert best_of(2, hits[:1], hits[1:], direction=-1) == [("a", 1.0), ("b", 1.0)]
     assert best_of(2, hits[:1], hits[1:], direction=1) == [("c", 0.5), ("a", 1.0)]
+
+
+def test_a_score_that_is_no_number_has_no_rank() -> None:
+    hits: list[Scored] = [(1, 3.0), (2, math.nan), (3, 1.0), (4, math.inf), (5, 2.0), (6, -math.inf)]
+    for given in (hits, hits[::-1], hits[2:] + hits[:2]):
+        assert best_of(9, given[:3], given[3:], direction=1) == [(3, 1.0), (5, 2.0), (1, 3.0)]
+        assert best_of(2, [], given, direction=-1) == [(1, 3.0), (5, 2.0)]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pymilvus import DataType as PymilvusDataType
 from pymilvus.grpc_gen import milvus_pb2, schema_pb2
 
 from mcp_server_milvus.errors import LimitExceeded
@@ -350,6 +351,7 @@ async def asked_of_milvus(
     version: str, columns: dict[str, list[Any]] | None, **arguments: Any
 ) -> tuple[FakeMilvus, dict[str, Any]]:
     async with fake_milvus(version) as fake:
+        fake.schema.add_field("price", PymilvusDataType.DOUBLE)
         empty = milvus_pb2.QueryResults(fields_data=[numbers("id", [])])
         answers = milvus_pb2.QueryResults(fields_data=[numbers(*each) for each in (columns or {}).items()])
 
@@ -395,13 +397,20 @@ async def test_milvus_3_computes_the_aggregates_itself() -> None:
         ("2.6.4", None, {"aggregates": ["count"], "group_by": ["title"]}),
         ("3.0.0", None, {"aggregates": ["distinct(title)"]}),
         ("3.0.0", None, {"aggregates": ["count"], "group_by": ["id"]}),
+        ("3.0.0", None, {"aggregates": ["sum(price)"]}),
+        ("3.0.0", None, {"aggregates": ["avg(price)", "count"]}),
+        ("3.0.0", None, {"aggregates": ["min(price)"]}),
+        ("3.0.0", None, {"aggregates": ["count(price)"]}),
         (
             "3.0.0",
             {"count(*)": [2], "sum(id)": [-2], "count(id)": [2], "min(id)": [1], "max(id)": [2**63 - 1]},
             {"aggregates": ["sum(id)"]},
         ),
     ],
-    ids=["older", "distinct", "group for each entity", "sum beyond 64 bits"],
+    ids=[
+        *("older", "distinct", "group for each entity", "sum of floats", "average of floats", "extreme of floats"),
+        *("floats that may be NaN", "sum beyond 64 bits"),
+    ],
 )
 async def test_what_milvus_would_not_compute_exactly_is_computed_here(
     version: str, columns: dict[str, list[Any]] | None, arguments: dict[str, Any]

@@ -8,8 +8,10 @@ from typing import Any
 import anyio
 import numpy as np
 import pytest
+from pymilvus import MilvusClient
 
 from mcp_server_milvus.milvus import exact, paging
+from mcp_server_milvus.milvus.capabilities import FEATURES, Feature, Support
 from mcp_server_milvus.milvus.ranking import Key
 from tests.agent import Agent, agent_on, keys
 
@@ -126,6 +128,40 @@ async def test_sparse_vectors_are_scored_exactly_too(agent: Agent, collection: s
     by_index, found = [await agent.call("search", exact=exactly, **question) for exactly in (False, True)]
     assert len(found["hits"]) == 12
     assert scores(found) == scores(by_index)
+
+
+@pytest.mark.parametrize("metric_type", ["L2", "COSINE", "IP"])
+async def test_a_vector_that_is_no_vector_is_no_hit_and_hides_none(
+    agent: Agent,
+    another_program: MilvusClient,
+    collection: str,
+    metric_type: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Milvus Lite takes NaN and infinity from other programs."""
+    index = [{"field_name": "vector", "metric_type": metric_type}]
+    await agent.call("create_collection", collection_name=collection, dimension=2, indexes=index)
+    await agent.call("insert", collection_name=collection, data=[{"id": n, "vector": [n + 1.0, 1.0]} for n in range(9)])
+    odd = [{"id": n, "vector": [float(number), 0.0]} for n, number in ((1, "nan"), (3, "inf"), (5, "nan"), (99, "nan"))]
+    await anyio.to_thread.run_sync(another_program.upsert, collection, odd)
+    question: dict[str, Any] = {"collection_name": collection, "vector": [1.0, 0.5], "output_fields": ["id"]}
+    stored = np.array([[n + 1.0, 1.0] for n in (0, 2, 4, 6, 7, 8)])
+    sought = np.array(question["vector"])
+    expected = {
+        "L2": ((stored - sought) ** 2).sum(axis=1),
+        "IP": -(stored @ sought),
+        "COSINE": -(stored @ sought) / np.linalg.norm(stored, axis=1),
+    }[metric_type]
+    ordered = [(0, 2, 4, 6, 7, 8)[place] for place in np.argsort(expected, kind="stable")]
+    found = [page async for page in pages(agent, exact=True, limit=4, **question)]
+    assert [key for page in found for key in keys(page["hits"])] == ordered
+    assert "but 4" in found[0]["plan"]
+    assert all(hit["score"] is not None for page in found for hit in page["hits"])
+    monkeypatch.setitem(FEATURES, Feature.HYBRID_SEARCH, Support((2, 4, 0), lite=False))
+    legs = [{"vector": question["vector"]}, {"vector": [2.0, 1.0]}]
+    how: dict[str, Any] = {"ranker": "weighted", "weights": [0.5, 0.5], "output_fields": ["id"]}
+    fused = await agent.call("hybrid_search", collection_name=collection, legs=legs, **how)
+    assert sorted(keys(fused["hits"])) == sorted(ordered)
 
 
 async def test_what_cannot_be_scored_exactly_is_refused_in_words(agent: Agent, lite: str, collection: str) -> None:

@@ -1,11 +1,16 @@
 """Hybrid search: several searches become one ranking, and a filter holds for each of them."""
 
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from mcp_server_milvus.milvus.capabilities import FEATURES, Feature, Support
-from tests.agent import Agent, keys
+from tests.agent import Agent, agent_on, keys
+from tests.milvus.conftest import watching
 
 pytestmark = pytest.mark.anyio
 
@@ -145,6 +150,36 @@ async def test_a_result_that_is_too_large_says_how_to_go_on(agent: Agent, collec
     assert "body?" in note
 
 
+@pytest.mark.parametrize("fused_by", ["milvus", "this server"])
+async def test_only_the_hits_that_are_shown_are_read(
+    lite: str, agent: Agent, collection: str, fused_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fused_by == "this server":
+        monkeypatch.setitem(FEATURES, Feature.HYBRID_SEARCH, Support((2, 4, 0), lite=False))
+    index = [{"field_name": "vector", "metric_type": "L2"}]
+    await agent.call("create_collection", collection_name=collection, dimension=2, indexes=index)
+    data = [{"id": number, "vector": [number, 1], "body": f"b{number}" * 100} for number in range(400)]
+    await agent.call("insert", collection_name=collection, data=data)
+    legs: list[dict[str, Any]] = [{"vector": [0, 1], "limit": 400}]
+    asked = "HybridSearch" if fused_by == "milvus" else "Search"
+    with watching() as wire:
+        async with agent_on(lite) as watched:
+            found = await watched.call("hybrid_search", collection_name=collection, legs=legs, limit=300, offset=7)
+            assert (wire.sent[asked], wire.sent["Query"]) == (1, 1)
+            assert list(wire.last[asked].output_fields) == ["id"]
+            shown = found["hits"]
+            assert keys(shown) == list(range(7, 7 + len(shown)))
+            assert 0 < len(shown) < 256
+            assert all(hit["fields"] == {"body": f"b{hit['id']}" * 100} for hit in shown)
+            assert f"offset: {7 + len(shown)}" in found["applied_limits"][0]
+            few = await watched.call("hybrid_search", collection_name=collection, legs=legs, limit=3, offset=7)
+            assert few["hits"] == shown[:3]
+            if fused_by == "milvus":
+                assert wire.sent["Query"] == 1
+            else:
+                assert wire.last["Query"].expr == "id in [7, 8, 9]"
+
+
 @pytest.mark.parametrize(
     ("how", "code", "said"),
     [
@@ -197,3 +232,30 @@ async def test_an_analyzer_shows_its_words(agent: Agent, notes: str) -> None:
     ):
         error = await agent.fails("run_analyzer", texts=["a"], **wrong)
         assert (error["code"], said in error["message"]) == ("invalid_argument", True), error
+
+
+ANALYZING = """
+import sys, anyio
+from tests.agent import agent_on
+
+def imported(*parts):
+    return [name for name in sys.modules if name.startswith("milvus_lite") and any(part in name for part in parts)]
+
+async def use():
+    async with agent_on(sys.argv[1]) as agent:
+        await agent.call("list_collections")
+        print(imported(""))
+        print((await agent.call("run_analyzer", texts=["The fox"]))["tokens"])
+        print(imported("adapter", "grpc"), sys.modules["milvus_lite.server_manager"].server_manager_instance._servers)
+
+anyio.run(use)
+"""
+
+
+async def test_the_analyzer_of_milvus_lite_is_imported_when_it_is_used_and_starts_no_engine_here(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", ANALYZING, str(tmp_path / "own.db")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = await anyio.run_process(command, env=environment, stderr=None)
+    assert ran.stdout.decode().splitlines() == ["[]", "[['the', 'fox']]", "[] {}"]

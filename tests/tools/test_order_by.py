@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pymilvus import DataType
 from pymilvus.grpc_gen import milvus_pb2, schema_pb2
 
+from mcp_server_milvus.milvus import ordering
 from mcp_server_milvus.milvus.results import decode_cursor, encode_cursor
 from tests.agent import Agent, agent_on, keys
 from tests.fake_milvus import fake_milvus
 from tests.milvus.conftest import watching
-from tests.tools.test_aggregates import FIELDS, fill, parameters
+from tests.tools.test_aggregates import FIELDS, fill, numbers, parameters
 
 pytestmark = pytest.mark.anyio
 
@@ -173,3 +175,62 @@ async def test_milvus_3_orders_entities_itself() -> None:
         'title < "b" or (title == "b" and (id > 9))',
         'title < "a" or (title == "a" and (id > 4))',
     ]
+
+
+async def test_milvus_3_does_not_order_floats_which_may_be_nan() -> None:
+    async with fake_milvus("3.0.0") as fake:
+        fake.schema.add_field("price", DataType.DOUBLE)
+        fake.answers["Query"] = milvus_pb2.QueryResults(fields_data=[numbers("id", [])])
+        async with agent_on(fake.uri) as agent:
+            await agent.call("query", collection_name="docs", order_by=["price"])
+    requests = fake.requests("Query")
+    assert [parameters(request)["iterator"] for request in requests] == ["True"]
+    assert "order_by_fields" not in parameters(requests[0])
+
+
+@pytest.fixture
+async def novels(agent: Agent, collection: str) -> str:
+    """Entities with long titles, some of them equal, and short years."""
+    fields = [*FIELDS[:3], {"name": "title", "type": "VARCHAR", "max_length": 60_000}]
+    await agent.call("create_collection", collection_name=collection, fields=fields)
+    data = [{"id": n, "vector": [1, 0], "year": n, "title": "é" + "abc"[n % 3] * 25_000} for n in range(9)]
+    await agent.call("insert", collection_name=collection, data=data)
+    return collection
+
+
+async def test_a_cursor_is_short_however_long_the_texts_are(agent: Agent, novels: str) -> None:
+    asked: dict[str, Any] = {"collection_name": novels, "limit": 2, "output_fields": ["id"]}
+    for order_by, expected in (
+        (["title desc", "year desc"], [8, 5, 2, 7, 4, 1, 6, 3, 0]),
+        (["title", "id desc"], [6, 3, 0, 7, 4, 1, 8, 5, 2]),
+    ):
+        every = await pages(agent, order_by=order_by, **asked)
+        assert [key for page in every for key in keys(page["entities"])] == expected
+        assert all(len(page.get("next_cursor", "")) < 500 for page in every)
+
+
+async def test_a_page_after_an_entity_that_has_changed_is_refused(agent: Agent, novels: str) -> None:
+    asked: dict[str, Any] = {"collection_name": novels, "order_by": ["title"], "limit": 2, "output_fields": ["id"]}
+    first = await agent.call("query", **asked)
+    assert keys(first["entities"]) == [0, 3]
+    again: dict[str, Any] = asked | {"cursor": first["next_cursor"]}
+    assert keys((await agent.call("query", **again))["entities"]) == [6, 1]
+    new = {"id": 3, "vector": [1, 0], "year": 3, "title": "z"}
+    for change in (
+        {"upsert": {"collection_name": novels, "data": [new]}},
+        {"delete": {"collection_name": novels, "ids": [3]}},
+    ):
+        for tool, arguments in change.items():
+            await agent.call(tool, **arguments)
+        error = await agent.fails("query", **again)
+        assert (error["code"], "start again" in error["hint"]) == ("conflict", True)
+
+
+async def test_texts_that_take_too_much_memory_are_refused_with_what_to_do(
+    agent: Agent, novels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "HELD_BYTES", 200_000)
+    asked: dict[str, Any] = {"collection_name": novels, "order_by": ["title"], "output_fields": ["id"]}
+    error = await agent.fails("query", limit=8, **asked)
+    assert (error["code"], "limit" in error["hint"]) == ("limit_exceeded", True)
+    assert keys((await agent.call("query", limit=2, **asked))["entities"]) == [0, 3]

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.agent import Agent, agent_on, keys
+from tests.milvus.conftest import watching
 
 pytestmark = pytest.mark.anyio
 
@@ -320,3 +321,42 @@ async def test_groups_show_their_best_hits_only(agent: Agent, films: str) -> Non
 async def test_search_parameters_of_the_index_are_passed_on(agent: Agent, films: str) -> None:
     found = await agent.call("search", collection_name=films, vector=[0, 0], params={"ef": 64}, limit=2)
     assert keys(found["hits"]) == [0, 1]
+
+
+async def test_only_the_hits_that_are_shown_are_read_when_there_may_be_many_or_large_ones(
+    lite: str, agent: Agent, collection: str
+) -> None:
+    fields = [
+        {"name": "id", "type": "INT64", "is_primary": True},
+        {"name": "vector", "type": "FLOAT_VECTOR", "dim": 2},
+        *({"name": name, "type": "VARCHAR", "max_length": 60_000} for name in ("body", "notes", "shelf")),
+    ]
+    index = [{"field_name": "vector", "metric_type": "L2"}]
+    await agent.call("create_collection", collection_name=collection, fields=fields, indexes=index)
+    data = [
+        {"id": n, "vector": [n, 0], "body": f"b{n}" * 300, "notes": f"n{n}", "shelf": "abc"[n % 3]} for n in range(400)
+    ]
+    await agent.call("insert", collection_name=collection, data=data)
+    question: dict[str, Any] = {"collection_name": collection, "vector": [0, 0]}
+    with watching() as wire:
+        async with agent_on(lite) as watched:
+            small = await watched.call("search", limit=20, **question)
+            assert (wire.sent["Search"], wire.sent["Query"]) == (1, 0)
+            shown = len(small["hits"])
+            for how in ({"limit": 200}, {"limit": 300, "output_fields": ["body", "notes", "shelf"]}):
+                large = await watched.call("search", **question, **how)
+                assert large["hits"][:shown] == small["hits"]
+                assert shown < len(large["hits"]) < 200
+                assert list(wire.last["Search"].output_fields) == ["id"]
+                assert 0 < wire.last["Query"].expr.count(",") < 190
+                rest = await watched.call("search", cursor=large["next_cursor"], **question, **how)
+                assert keys(rest["hits"])[0] == len(large["hits"])
+            assert wire.sent["Query"] == 4
+            some = await watched.call("search", limit=300, output_fields=["notes"], **question)
+            assert keys(some["hits"]) == [*range(300)]
+            assert some["hits"][299]["fields"] == {"notes": "n299"}
+            grouped: dict[str, Any] = {"group_by_field": "shelf", "group_size": 2, "output_fields": ["shelf"]}
+            found = (await watched.call("search", limit=200, **grouped, **question))["hits"]
+            assert sorted(keys(found)) == [0, 1, 2, 3, 4, 5]
+            assert {hit["id"]: hit["fields"]["shelf"] for hit in found} == {n: "abc"[n % 3] for n in range(6)}
+            assert list(wire.last["Search"].output_fields) == ["id"]
