@@ -82,6 +82,7 @@ class App:
                 raise
         async with self.clients.client(db_name, seconds=self.settings.build_timeout) as client:
             await load_and_wait(client, collection_name, self.report_progress)
+        self.schemas.forget(db_name, collection_name)
         return await attempt(), True
 
 

@@ -64,6 +64,13 @@ def _checked_uri(uri: str) -> str:
     return parts.geturl() if parts else uri
 
 
+def _checked_folders(folders: str) -> str:
+    for folder in filter(None, folders.split(os.pathsep)):
+        if not Path(folder).expanduser().is_dir():
+            raise ValueError(f"there is no folder {folder}")
+    return folders
+
+
 def _credentials_apart(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with the credentials inside the uri as the token, unless they have a token too."""
     parts = _address(str(values.get("uri", "")))
@@ -101,7 +108,7 @@ class Settings(BaseSettings):
         "search,data,schema",
         description="Tools to offer: toolsets (search, data, schema, operations, access, all), +TOOL, -TOOL",
     )
-    files_dir: str = Field(
+    files_dir: Annotated[str, AfterValidator(_checked_folders)] = Field(
         "", description="Folder that import_file and export_file may use; several are separated as in PATH; empty: none"
     )
     auto_load: bool = Field(default=True, description="Load a collection that is not loaded when it is read")

@@ -64,6 +64,7 @@ OTHER_NAMES = {
     "query_vector": "vector",
     "vector_field": "anns_field",
     "field": "field_name",
+    "field_name": "index_name",
     "fields": "output_fields",
     "k": "limit",
     "top_k": "limit",

@@ -21,7 +21,7 @@ GIVEN: dict[str, tuple[Any, Any]] = {
     "db_name": ("prod", "prod"),
     "timeout": (2.5, 2.5),
     "toolsets": ("data,+search", "data,+search"),
-    "files_dir": ("files", "files"),
+    "files_dir": (".", "."),
     "max_scan": (7, 7),
     "build_timeout": (7, 7.0),
     "data_dir": ("some folder", Path("some folder")),

@@ -104,17 +104,24 @@ class Client(DataClient):
         """How many entities there are; of a collection that is not loaded, how many of them are sealed."""
         if loaded and not self.backend.is_lite:
             rows = await self.query(
-                collection_name, filter="", output_fields=["count(*)"], consistency_level="Eventually"
+                collection_name, filter="", output_fields=["count(*)"], **self.sees_own_writes(collection_name)
             )
             return int(rows[0]["count(*)"])
         return int((await self.get_collection_stats(collection_name)).get("row_count", 0))
 
-    async def summary(self, collection_name: str) -> tuple[str, bool, int] | None:
-        """A collection's description, whether it is loaded, its entity count; None when it was dropped meanwhile."""
+    async def summary(self, collection_name: str) -> tuple[str, bool | None, int | None] | None:
+        """A collection's description, whether it is loaded, its entity count; None when it was dropped meanwhile.
+
+        The last two are None where the account may not ask for them.
+        """
         try:
             description = description_in(await self.describe_collection(collection_name))
-            loaded = await self.is_loaded(collection_name)
-            return description, loaded, await self.entity_count(collection_name, loaded=loaded)
+            loaded = await self.if_allowed(self.is_loaded(collection_name))
+            return (
+                description,
+                loaded,
+                await self.if_allowed(self.entity_count(collection_name, loaded=loaded is not False)),
+            )
         except MilvusException as failure:
             if failure.code == ErrorCode.COLLECTION_NOT_FOUND:
                 return None
@@ -136,8 +143,9 @@ class Client(DataClient):
         """
         collection_name = schema.name
         try:
-            loaded = await self.is_loaded(collection_name, [partition_name])
-            if loaded and not self.backend.is_lite:
+            named = None if schema.has_partition_key else [partition_name]
+            loaded = await self.is_loaded(collection_name, named)
+            if loaded and named and not self.backend.is_lite:
                 rows = await self.query(
                     collection_name,
                     filter="",

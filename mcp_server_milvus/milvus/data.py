@@ -7,9 +7,9 @@ What Milvus Lite and Milvus 2.3.5 do otherwise was seen with pymilvus 3.0.2; `te
 # pymilvus has no types; what leaves this file has.
 
 import functools
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import anyio.to_thread
 import grpc
@@ -21,15 +21,12 @@ from pymilvus.client.types import ConsistencyLevel as MilvusConsistencyLevel
 from pymilvus.client.utils import check_status
 from pymilvus.exceptions import MilvusException
 
-from mcp_server_milvus.errors import AlreadyExists, NotFound, NotSupported, StaleSchema
+from mcp_server_milvus.errors import AlreadyExists, Conflict, NotFound, NotLoaded, NotSupported, StaleSchema
 from mcp_server_milvus.milvus.capabilities import Backend
 from mcp_server_milvus.milvus.filters import literal
 from mcp_server_milvus.milvus.quirks import Mended
 from mcp_server_milvus.milvus.ranking import Ranker
-from mcp_server_milvus.milvus.schema import (
-    CollectionSchema,
-    parse_schema,
-)
+from mcp_server_milvus.milvus.schema import DEFAULT_PARTITION, CollectionSchema, parse_schema
 from mcp_server_milvus.milvus.targets import Leg
 from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType
 
@@ -43,6 +40,9 @@ UNKNOWN_TIME = -1
 """In place of the time of the last write: reads see everything then, at some cost."""
 
 
+Result = TypeVar("Result")
+
+
 class DataClient(Mended):
     """The part of the client that describes, writes, reads and searches."""
 
@@ -51,23 +51,36 @@ class DataClient(Mended):
 
     async def describe(self, collection_name: str) -> CollectionSchema:
         """The schema with its functions and indexes, as it is now."""
-        identity, index_digest = await self._numbers(collection_name)
+        partitions = await self.if_allowed(self._partitions(collection_name))
         handler = await self.handler()
         context = self.call_context
         described = await handler.describe_collection(collection_name, context=context)
         indexes = await handler.list_indexes(collection_name, context=context)
-        return replace(parse_schema(described, indexes), identity=identity, index_digest=index_digest)
+        schema = parse_schema(described, indexes)
+        if partitions is None:
+            return replace(schema, identity=f"collection {described['collection_id']}")
+        names = tuple(partitions.partition_names)
+        return replace(
+            schema,
+            identity=_identity(partitions),
+            index_digest=_index_digest(partitions),
+            partition_names=names,
+            unloaded_partitions=await self._unloaded(schema, names),
+        )
 
-    async def _numbers(self, collection_name: str) -> tuple[str, str]:
-        """What tells this collection from one that is made later with its name, and its indexes from later ones.
-
-        The first is the number of a collection's first partition, which a server and our own engine give. The second
-        is of our own engine alone: see `engine.numbering_service`.
-        """
+    async def _partitions(self, collection_name: str, *, loaded: bool = False) -> Any:
         stub, metadata = await self.stub()
-        response = await stub.ShowPartitions(Prepare.show_partitions_request(collection_name), metadata=metadata)
+        request = Prepare.show_partitions_request(collection_name, type_in_memory=loaded)
+        response = await stub.ShowPartitions(request, metadata=metadata)
         check_status(response.status)
-        return str(min(response.partitionIDs, default=0)), str(min(response.created_utc_timestamps, default=0))
+        return response
+
+    async def _unloaded(self, schema: CollectionSchema, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The partitions that are not loaded, while others are."""
+        if self.backend.is_lite or len(names) == 1 or schema.has_partition_key:
+            return ()
+        loaded = (await self._partitions(schema.name, loaded=True)).partition_names
+        return tuple(name for name in names if name not in loaded) if loaded else ()
 
     async def confirm(self, collection_name: str, schema: CollectionSchema) -> None:
         """Nothing, if the name still belongs to the collection that the schema describes.
@@ -75,8 +88,35 @@ class DataClient(Mended):
         Raises:
             StaleSchema: it belongs to another collection now.
         """
-        if schema.identity != (await self._numbers(collection_name))[0]:
+        partitions = await self.if_allowed(self._partitions(collection_name))
+        if partitions is None:
+            now = f"collection {(await self.describe_collection(collection_name))['collection_id']}"
+        else:
+            now = _identity(partitions)
+        if schema.identity != now:
             raise StaleSchema(collection_name)
+
+    async def if_allowed(self, call: Awaitable[Result]) -> Result | None:
+        """The result of a call, or None where the account may not make it."""
+        try:
+            return await call
+        except grpc.aio.AioRpcError as refusal:
+            if refusal.code() is not grpc.StatusCode.PERMISSION_DENIED:
+                raise
+            return None
+
+    def require_loaded(self, schema: CollectionSchema, partition_names: Sequence[str] | None) -> None:
+        """Nothing, if all that is to be read is loaded, or nothing is: a server says that itself.
+
+        Raises:
+            NotLoaded: only some of these partitions are.
+        """
+        asked = partition_names or schema.unloaded_partitions
+        if missing := [name for name in asked if name in schema.unloaded_partitions]:
+            raise NotLoaded(
+                f"{schema.name} is loaded in part; not loaded: {', '.join(missing[:SHOWN_KEYS])}",
+                hint="load_collection loads the rest; or name loaded partitions in partition_names",
+            )
 
     async def confirm_indexes(self, collection_name: str, schema: CollectionSchema) -> None:
         """Nothing, if the indexes are those of the schema, or a server notices by itself that a metric is another.
@@ -84,7 +124,7 @@ class DataClient(Mended):
         Raises:
             StaleSchema: they are not.
         """
-        if self.backend.is_lite and schema.index_digest != (await self._numbers(collection_name))[1]:
+        if self.backend.is_lite and schema.index_digest != _index_digest(await self._partitions(collection_name)):
             raise StaleSchema(collection_name)
 
     async def insert_entities(
@@ -107,6 +147,7 @@ class DataClient(Mended):
         """Upserts whole entities, as `insert_entities` inserts."""
         await self.require_partitions(collection_name, [partition_name] if partition_name else None)
         self.require_readable(entities, schema)
+        await self.require_nowhere_else(collection_name, entities, schema, partition_name)
         prepare = functools.partial(Prepare.row_upsert_param, collection_name, entities, partition_name)
         return await self._write("Upsert", collection_name, prepare, schema)
 
@@ -163,6 +204,7 @@ class DataClient(Mended):
         self, collection_name: str, keys: Sequence[int | str], schema: CollectionSchema, moment: int | None
     ) -> set[int | str]:
         """Those of the keys that entities have, among them all that were written before the moment."""
+        self.require_loaded(schema, None)
         name = schema.primary_key.name
         seen: dict[str, Any] = {}
         if moment == UNKNOWN_TIME:
@@ -171,6 +213,27 @@ class DataClient(Mended):
             seen = {"consistency_level": MilvusConsistencyLevel.Customized, "guarantee_timestamp": moment}
         rows = await self.query(collection_name, f"{name} in {literal(list(keys))}", output_fields=[name], **seen)
         return {row[name] for row in rows}
+
+    async def require_nowhere_else(
+        self, collection_name: str, entities: Sequence[Mapping[str, Any]], schema: CollectionSchema, partition_name: str
+    ) -> None:
+        """Nothing, if no other partition has an entity with one of these keys.
+
+        Raises:
+            Conflict: it has; a server would keep that entity beside the new one, and read the old one.
+        """
+        others = [name for name in schema.partition_names if name != (partition_name or DEFAULT_PARTITION)]
+        if self.backend.is_lite or schema.has_partition_key or not others or not entities:
+            return
+        key = schema.primary_key.name
+        matching = f"{key} in {literal([entity[key] for entity in entities])}"
+        rows = await self.read_matching(collection_name, matching, schema, output_fields=[key], partition_names=others)
+        if rows:
+            shown = ", ".join(repr(row[key]) for row in rows[:SHOWN_KEYS])
+            raise Conflict(
+                f"{len(rows)} of these entities are in another partition, with {key} {shown}",
+                hint="name their partition in partition_name, or delete them first: Milvus would keep both",
+            )
 
     async def require_new_keys(
         self, collection_name: str, entities: list[dict[str, Any]], schema: CollectionSchema
@@ -233,6 +296,7 @@ class DataClient(Mended):
         **arguments: Any,
     ) -> list[dict[str, Any]]:
         """The entities that a filter matches, in no order, seeing every write of this process."""
+        self.require_loaded(schema, partition_names)
         await self.require_partitions(collection_name, partition_names)
         rows = await self.query(
             collection_name,
@@ -256,6 +320,7 @@ class DataClient(Mended):
         **arguments: Any,
     ) -> list[dict[str, Any]]:
         """The matching entities with the smallest primary keys, in the order of their keys."""
+        self.require_loaded(schema, partition_names)
         await self.require_partitions(collection_name, partition_names)
         return await self.query_in_key_order(
             collection_name,
@@ -277,6 +342,7 @@ class DataClient(Mended):
         **arguments: Any,
     ) -> list[Any]:
         """The hits for one vector or text, best first, seeing every write of this process."""
+        self.require_loaded(schema, partition_names)
         await self.require_partitions(collection_name, partition_names)
         described = {"schema": dict(schema.described)}
         found = await self.search(
@@ -301,6 +367,7 @@ class DataClient(Mended):
         **arguments: Any,
     ) -> list[Any]:
         """The hits of several searches, fused by Milvus, best first, seeing every write of this process."""
+        self.require_loaded(schema, partition_names)
         await self.require_partitions(collection_name, partition_names)
         described = {"schema": dict(schema.described)}
         found = await self.hybrid_search(
@@ -318,12 +385,23 @@ class DataClient(Mended):
         """The arguments that make a read see every write of this process, or what the caller asked for."""
         if asked not in {None, ConsistencyLevel.SESSION}:
             return {"consistency_level": asked}
-        last_write = self.last_writes.get(schema.name)
-        if last_write is None or schema.consistency_level == ConsistencyLevel.STRONG:
+        if schema.name not in self.last_writes or schema.consistency_level == ConsistencyLevel.STRONG:
             return {}  # the collection's own level, which is enough
+        return self.sees_own_writes(schema.name)
+
+    def sees_own_writes(self, collection_name: str) -> dict[str, Any]:
+        """The arguments that make a read see every write of this process, and wait for nobody else's."""
+        last_write = self.last_writes.get(collection_name)
+        if last_write is None:
+            return {"consistency_level": ConsistencyLevel.EVENTUALLY}
         if last_write == UNKNOWN_TIME:
             return {"consistency_level": ConsistencyLevel.STRONG}
         return {"consistency_level": MilvusConsistencyLevel.Customized, "guarantee_timestamp": last_write}
+
+    async def catch_up(self, schema: CollectionSchema) -> None:
+        """Makes later reads see all that any process has written until now."""
+        if not self.backend.is_lite:
+            await self._note_time(schema)
 
     async def _note_time(self, schema: CollectionSchema) -> None:
         """Remembers the server's time, for which later reads wait: a delete by filter answers with an earlier one."""
@@ -344,6 +422,16 @@ class DataClient(Mended):
         result = MutationResult(response)
         self._note_write(schema, result.timestamp)
         return result
+
+
+def _identity(partitions: Any) -> str:
+    """What tells a collection from one that is made later with its name: the number of its first partition."""
+    return str(min(partitions.partitionIDs, default=0))
+
+
+def _index_digest(partitions: Any) -> str:
+    """What tells a collection's indexes from later ones, on our own engine alone: see `engine.numbering_service`."""
+    return str(min(partitions.created_utc_timestamps, default=0))
 
 
 def _ann_request(leg: Leg) -> AnnSearchRequest:

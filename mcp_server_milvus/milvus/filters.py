@@ -69,9 +69,18 @@ def keys_filter(schema: CollectionSchema, ids: Sequence[int | str]) -> str:
     Raises:
         InvalidArgument: a key is of the wrong type, or an integer that a JSON reader may have rounded.
     """
+    require_few(ids)
+    return f"{schema.primary_key.name} in {literal([checked_key(schema.primary_key, key) for key in ids])}"
+
+
+def require_few(ids: Sequence[int | str]) -> None:
+    """Nothing, if there are keys, and no more of them than one call may have.
+
+    Raises:
+        InvalidArgument: there are none, or too many.
+    """
     if not 0 < len(ids) <= MAX_KEYS:
         raise InvalidArgument(f"ids: {len(ids)} keys; between 1 and {MAX_KEYS} are possible in one call")
-    return f"{schema.primary_key.name} in {literal([checked_key(schema.primary_key, key) for key in ids])}"
 
 
 def checked_key(primary_key: Field, key: int | str) -> int | str:

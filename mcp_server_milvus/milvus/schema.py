@@ -9,6 +9,8 @@ from typing import Any, cast
 from mcp_server_milvus.errors import InvalidArgument, NotFound
 from mcp_server_milvus.vocabulary import DataType, FunctionType
 
+DEFAULT_PARTITION = "_default"
+
 DESCRIPTION_PROPERTY = "mcp_description"
 """Where the description is kept on Milvus Lite, which has no place for it."""
 
@@ -88,7 +90,8 @@ class CollectionSchema:
     """All that is known of one collection. Equality is about what a caller's entities and searches depend on.
 
     `identity` tells a collection from another that is later made with its name, and `index_digest` its indexes from
-    later ones; both are "0" where the backend has no such thing.
+    later ones; both are "0" where the backend has no such thing. `unloaded_partitions` are those that a partly loaded
+    collection lacks: Milvus reads the others and says nothing.
     """
 
     name: str
@@ -98,6 +101,8 @@ class CollectionSchema:
     enable_dynamic_field: bool
     identity: str = ""
     index_digest: str = ""
+    partition_names: tuple[str, ...] = field(default=(), compare=False)
+    unloaded_partitions: tuple[str, ...] = field(default=(), compare=False)
     consistency_level: str = field(default="", compare=False)
     num_shards: int = field(default=1, compare=False)
     num_partitions: int | None = field(default=None, compare=False)
@@ -120,6 +125,11 @@ class CollectionSchema:
     def primary_key(self) -> Field:
         """The primary key's field."""
         return next(each for each in self.fields if each.is_primary)
+
+    @cached_property
+    def has_partition_key(self) -> bool:
+        """Whether Milvus itself decides in which partition an entity is."""
+        return any(each.is_partition_key for each in self.fields)
 
     @cached_property
     def vector_fields(self) -> tuple[Field, ...]:

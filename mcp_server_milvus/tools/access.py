@@ -39,6 +39,9 @@ def _fits(password: SecretStr) -> SecretStr:
 Password = Annotated[SecretStr, BeforeValidator(_text), AfterValidator(_fits)]
 """A text that no message, log or representation repeats."""
 
+GLOBAL = "Global"
+"""What Milvus 2.3 calls the type of privileges that no collection can narrow."""
+
 
 class _OnServer(Protocol):
     """Arguments that name a database, if only to connect to."""
@@ -294,6 +297,11 @@ async def grant_privilege(app: App, args: PrivilegeInput) -> DoneOutput:
             await client.grant_privilege_v2(args.role_name, args.privilege, args.collection_name, db_name=db_name)
         else:
             kind = _object_type(client, args)
+            if kind == GLOBAL and args.collection_name != "*":
+                raise InvalidArgument(
+                    f"{args.privilege} is about the whole of Milvus here, and would be granted for every collection",
+                    hint="leave collection_name out to grant it so",
+                )
             await client.grant_privilege(args.role_name, kind, args.privilege, args.collection_name, db_name=db_name)
     return DoneOutput()
 

@@ -9,7 +9,7 @@ import anyio
 from pydantic import Field
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.errors import AlreadyExists, InvalidArgument
+from mcp_server_milvus.errors import AlreadyExists, Conflict, InvalidArgument
 from mcp_server_milvus.milvus import schema as schemas
 from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.definition import completed, require_same, require_supported
@@ -56,7 +56,7 @@ class CollectionLine(Output):
     name: str
     description: str | None = None
     entity_count: int | None = None
-    loaded: bool
+    loaded: bool | None = None
 
 
 class ListCollectionsOutput(BoundedOutput):
@@ -104,8 +104,8 @@ class DescribeCollectionOutput(BoundedOutput):
     enable_dynamic_field: bool
     functions: list[dict[str, Any]] | None = None
     indexes: list[dict[str, Any]]
-    loaded: bool
-    entity_count: int
+    loaded: bool | None = Field(default=None, description="False too when some partitions are not")
+    entity_count: int | None = None
     partitions: list[str] | None = None
     aliases: list[str] | None = None
     consistency_level: str | None = None
@@ -121,9 +121,12 @@ async def describe_collection(app: App, args: CollectionInput) -> DescribeCollec
     db_name = app.database(args.db_name)
     schema = await app.schemas.refresh(db_name, args.collection_name)
     async with app.clients.client(db_name) as client:
-        loaded = await client.is_loaded(args.collection_name)
-        partitions = await client.list_partitions(args.collection_name)
-        aliases = await client.aliases(schema.name)
+        # An account that may search need not be allowed to ask for all of this.
+        loaded = await client.if_allowed(client.is_loaded(args.collection_name))
+        if schema.unloaded_partitions:
+            loaded = False
+        partitions = list(schema.partition_names)
+        aliases = await client.if_allowed(client.aliases(schema.name)) or []
         return DescribeCollectionOutput(
             collection_name=schema.name,
             description=schema.description or None,
@@ -132,8 +135,8 @@ async def describe_collection(app: App, args: CollectionInput) -> DescribeCollec
             functions=[_described_function(function) for function in schema.functions] or None,
             indexes=[_described_index(index) for index in schema.indexes],
             loaded=loaded,
-            entity_count=await client.entity_count(args.collection_name, loaded=loaded),
-            partitions=partitions[:SHOWN_NAMES] if partitions != ["_default"] else None,
+            entity_count=await client.if_allowed(client.entity_count(args.collection_name, loaded=loaded is not False)),
+            partitions=partitions[:SHOWN_NAMES] if len(partitions) > 1 else None,
             aliases=aliases[:SHOWN_NAMES] or None,
             applied_limits=[
                 f"{kind}: the first {SHOWN_NAMES} of {len(names)}; list_{kind} shows all"
@@ -219,6 +222,8 @@ async def drop_collection(app: App, args: CollectionInput) -> DropCollectionOutp
     db_name = app.database(args.db_name)
     schema = await app.schemas.confirmed_itself(db_name, args.collection_name)
     async with app.clients.client(db_name) as client:
+        if aliases := await client.if_allowed(client.aliases(schema.name)):
+            raise Conflict(f"{schema.name} has aliases: {', '.join(aliases)}", hint="drop_alias them first")
         await client.confirm(args.collection_name, schema)
         await client.drop_collection(args.collection_name)
     app.schemas.forget(db_name, args.collection_name)
@@ -248,7 +253,9 @@ async def load_collection(app: App, args: LoadCollectionInput) -> LoadStateOutpu
         options = _load_options(client, schema, args)
         await load_and_wait(client, args.collection_name, app.report_progress, **options)
 
-    await app.with_schema(app.database(args.db_name), args.collection_name, load, seconds=app.settings.build_timeout)
+    db_name = app.database(args.db_name)
+    await app.with_schema(db_name, args.collection_name, load, seconds=app.settings.build_timeout)
+    app.schemas.forget(db_name, args.collection_name)
     return LoadStateOutput(loaded=True)
 
 
@@ -259,7 +266,9 @@ async def release_collection(app: App, args: CollectionInput) -> LoadStateOutput
     async def release(client: "Client", _: CollectionSchema) -> None:
         await client.release_collection(args.collection_name)
 
-    await app.with_schema(app.database(args.db_name), args.collection_name, release)
+    db_name = app.database(args.db_name)
+    await app.with_schema(db_name, args.collection_name, release)
+    app.schemas.forget(db_name, args.collection_name)
     return LoadStateOutput(loaded=False)
 
 

@@ -12,9 +12,17 @@ from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.milvus.entities import as_entities, checked_entities
 from mcp_server_milvus.milvus.filter_help import near_misses
-from mcp_server_milvus.milvus.filters import MAX_KEYS, any_key, checked_key, keys_filter, portable_key, rendered
+from mcp_server_milvus.milvus.filters import (
+    MAX_KEYS,
+    any_key,
+    checked_key,
+    keys_filter,
+    portable_key,
+    rendered,
+    require_few,
+)
 from mcp_server_milvus.milvus.names import Name
-from mcp_server_milvus.milvus.ordering import FirstEntities, Order, Ranked
+from mcp_server_milvus.milvus.ordering import FirstEntities, Order, Ranked, Reference
 from mcp_server_milvus.milvus.pushdown import is_ordered_by_milvus, pages_in_order
 from mcp_server_milvus.milvus.results import Page, cursor_fingerprint, decode_cursor, encode_cursor, json_size
 from mcp_server_milvus.milvus.scanning import Scan, Source, pages_in_key_order
@@ -29,6 +37,9 @@ if TYPE_CHECKING:
 
 SHOWN_MISSING = 100
 """Keys without an entity that `get` names."""
+
+DELETE_ROUNDS = 5
+"""How often a delete by filter looks whether anything is left."""
 
 READ_AT_ONCE = 256
 """Entities of one request while a page fills up: few requests, and little read in vain when the bytes run out."""
@@ -99,22 +110,27 @@ async def delete(app: App, args: DeleteInput) -> DeleteOutput:
     db_name = app.database(args.db_name)
     if (args.ids is None) == (args.filter is None) or (args.filter is not None and not args.filter.strip()):
         raise InvalidArgument(
-            "delete: give either ids or a filter that is not empty", hint="drop_collection removes everything"
+            "delete: give either ids or a filter that is not empty", hint="truncate_collection removes every entity"
         )
 
     known = await app.schemas.confirmed(db_name, args.collection_name)
 
     matching = keys_filter(known, args.ids) if args.ids is not None else rendered(args.filter or "", args.filter_params)
 
-    async def remove(client: "Client", _: CollectionSchema) -> int:
+    async def remove(client: "Client", schema: CollectionSchema) -> int:
         if client.backend.is_lite and args.partition_name:
             return await _delete_in_partition(client, known, args.collection_name, matching, args.partition_name)
         partition_names = [args.partition_name] if args.partition_name else None
+        # The collection that was confirmed, and what of it is loaded by now.
+        current = replace(known, unloaded_partitions=schema.unloaded_partitions)
+        client.require_loaded(current, partition_names)
         there = None
         if args.ids is not None and await client.is_loaded(args.collection_name):
             # Milvus counts the keys that it was given, not the entities that had them.
-            there = await _count(client, known, args.collection_name, matching, partition_names)
-        deleted = await client.delete_matching(args.collection_name, matching, known, args.partition_name or "")
+            there = await _count(client, current, args.collection_name, matching, partition_names)
+        deleted = await client.delete_matching(args.collection_name, matching, current, args.partition_name or "")
+        if args.ids is None and client.backend.keeps_duplicate_keys:
+            deleted += await _delete_doubles(client, current, args, matching)
         return deleted if there is None else there
 
     count, _ = await app.read(db_name, args.collection_name, remove)
@@ -143,20 +159,17 @@ async def get(app: App, args: GetInput) -> GetOutput:
     """Reads entities by primary key."""
 
     async def read(client: "Client", schema: CollectionSchema) -> GetOutput:
-        key_name = schema.primary_key.name
-        rows = await client.read_matching(
-            args.collection_name,
-            keys_filter(schema, args.ids),
-            schema,
-            output_fields=schema.output_fields(args.output_fields),
-            partition_names=args.partition_names,
-        )
-        found = {row[key_name]: row for row in rows}
+        require_few(args.ids)
         wanted = list(dict.fromkeys(checked_key(schema.primary_key, key) for key in args.ids))
         page = _page(app, schema, args.output_fields)
-        present = [found[key] for key in wanted if key in found]
-        fits = all(page.admit(entity) for entity in present)
-        missing = [portable_key(key) for key in wanted if key not in found]
+        missing: list[Key] = []
+        fits = True
+        for start in range(0, len(wanted), READ_AT_ONCE):
+            found = await _by_key(client, schema, args, wanted[start : start + READ_AT_ONCE])
+            missing += [portable_key(key) for key, entity in found if entity is None]
+            fits = all(page.admit(entity) for _, entity in found if entity is not None)
+            if not fits:
+                break
         limits = page.limits(stopped="" if fits else "get the other ids in another call") or []
         if len(missing) > SHOWN_MISSING:
             limits.append(f"missing_ids: the first {SHOWN_MISSING} of {len(missing)}")
@@ -166,6 +179,21 @@ async def get(app: App, args: GetInput) -> GetOutput:
 
     output, _ = await app.read(app.database(args.db_name), args.collection_name, read)
     return output
+
+
+async def _by_key(
+    client: "Client", schema: CollectionSchema, args: GetInput, keys: list[Key]
+) -> list[tuple[Key, dict[str, Any] | None]]:
+    """Each key with its entity, or with None."""
+    rows = await client.read_matching(
+        args.collection_name,
+        keys_filter(schema, [portable_key(key) for key in keys]),
+        schema,
+        output_fields=schema.output_fields(args.output_fields),
+        partition_names=args.partition_names,
+    )
+    found = {row[schema.primary_key.name]: row for row in rows}
+    return [(key, found.get(key)) for key in keys]
 
 
 class QueryInput(Input):
@@ -214,7 +242,7 @@ async def query(app: App, args: QueryInput) -> QueryOutput:
         ranking = replace(source, output_fields=order.fields)
         scan = Scan(client, schema, ranking, app.settings.max_scan, app.report_progress)
         page = _page(app, schema, args.output_fields)
-        found = _found(scan, source, order, position, args.limit)
+        found = await _found(scan, source, order, position, args.limit)
         last, full = await _filled(page, found, args.limit)
         stopped = "follow next_cursor, or name fewer output_fields" if full else ""
         return QueryOutput(
@@ -257,6 +285,7 @@ async def count(app: App, args: CountInput) -> CountOutput:
     matching = rendered(args.filter, args.filter_params)
 
     async def read(client: "Client", schema: CollectionSchema) -> int:
+        await client.catch_up(schema)
         return await _count(client, schema, args.collection_name, matching, args.partition_names)
 
     number, _ = await app.read(app.database(args.db_name), args.collection_name, read)
@@ -318,6 +347,17 @@ async def _count(
     return int(rows[0]["count(*)"])
 
 
+async def _delete_doubles(client: "Client", schema: CollectionSchema, args: DeleteInput, matching: str) -> int:
+    """Of entities with the same key, Milvus deletes by filter only some at a time."""
+    partition_names = [args.partition_name] if args.partition_name else None
+    deleted = 0
+    for _ in range(DELETE_ROUNDS):
+        if not await _count(client, schema, args.collection_name, matching, partition_names):
+            break
+        deleted += await client.delete_matching(args.collection_name, matching, schema, args.partition_name or "")
+    return deleted
+
+
 async def _delete_in_partition(
     client: "Client", schema: CollectionSchema, collection_name: str, matching: str, partition_name: str
 ) -> int:
@@ -349,13 +389,29 @@ async def _filled(page: Page, found: Found, limit: int) -> tuple[int | str | Non
     return None, False
 
 
-def _found(scan: Scan, source: Source, order: Order, position: int | str | None, limit: int) -> Found:
+async def _found(scan: Scan, source: Source, order: Order, position: int | str | None, limit: int) -> Found:
     if order.is_by_key:
         return _in_key_order(scan.client, scan.schema, source, position, limit)
-    after = None if position is None else order.ranked_position(position)
+    after = None if position is None else await _place(scan, order, position)
     if is_ordered_by_milvus(scan.client.backend, order):
         return _ordered_by_milvus(scan.client, scan.schema, source, order, after, limit)
     return _ordered_here(scan, source, FirstEntities(order, limit + 1, after))
+
+
+async def _place(scan: Scan, order: Order, position: int | str) -> Ranked:
+    """Where in the order the page before this one has ended."""
+    place = order.ranked_position(position)
+    if not isinstance(place, Reference):
+        return place
+    entities = await scan.client.read_matching(
+        scan.source.collection_name,
+        keys_filter(scan.schema, [portable_key(place.key)]),
+        scan.schema,
+        output_fields=order.fields,
+        partition_names=scan.source.partition_names,
+        consistency_level=scan.source.consistency_level,
+    )
+    return order.ranked_reference(place, entities)
 
 
 async def _in_key_order(

@@ -11,7 +11,7 @@ from mcp_server_milvus.errors import InvalidArgument, NotFound
 from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.results import cursor_fingerprint, decode_cursor, encode_cursor, fitting
-from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.milvus.schema import DEFAULT_PARTITION, CollectionSchema
 from mcp_server_milvus.milvus.specs import Names
 from mcp_server_milvus.milvus.waiting import load_partitions_and_wait
 from mcp_server_milvus.tool import Input, Output, tool
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mcp_server_milvus.milvus.client import Client
 
 LOOK_UPS_AT_ONCE = 8
-DEFAULT_PARTITION = "_default"
 PAGE = 200
 """Partitions that one answer lists."""
 
@@ -100,7 +99,9 @@ async def create_partition(app: App, args: PartitionInput) -> CreatePartitionOut
         return CreatePartitionOutput(created=created, partition_name=args.partition_name, loaded=loaded)
 
     async with app.schemas.creating(db_name, args.collection_name):
-        return await app.with_schema(db_name, args.collection_name, create)
+        output = await app.with_schema(db_name, args.collection_name, create)
+    app.schemas.forget(db_name, args.collection_name)
+    return output
 
 
 class DropPartitionOutput(Output):
@@ -149,7 +150,9 @@ async def load_partitions(app: App, args: PartitionsInput) -> PartitionsLoadedOu
         await _require_partitions(client, args.collection_name, args.partition_names)
         await load_partitions_and_wait(client, args.collection_name, args.partition_names, app.report_progress)
 
-    await app.with_schema(app.database(args.db_name), args.collection_name, load, seconds=app.settings.build_timeout)
+    db_name = app.database(args.db_name)
+    await app.with_schema(db_name, args.collection_name, load, seconds=app.settings.build_timeout)
+    app.schemas.forget(db_name, args.collection_name)
     return PartitionsLoadedOutput(loaded=True, collection_loaded=True)
 
 
@@ -163,7 +166,9 @@ async def release_partitions(app: App, args: PartitionsInput) -> PartitionsLoade
         await client.release_partitions(args.collection_name, args.partition_names)
         return await client.is_loaded(args.collection_name)
 
-    still = await app.with_schema(app.database(args.db_name), args.collection_name, release)
+    db_name = app.database(args.db_name)
+    still = await app.with_schema(db_name, args.collection_name, release)
+    app.schemas.forget(db_name, args.collection_name)
     return PartitionsLoadedOutput(loaded=False, collection_loaded=still)
 
 

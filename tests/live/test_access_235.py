@@ -213,3 +213,37 @@ async def test_what_2_3_lacks_is_refused_before_anything_is_done(
     assert "Milvus 2.3.5" in error["message"]
     assert "u" not in await users(root)
     assert "r" not in (await root.call("list_roles"))["roles"]
+
+
+async def test_an_account_that_may_only_search_and_query_can_use_this_server(
+    root: Agent, milvus_235_with_accounts: str, user: str, role: str
+) -> None:
+    named = {"collection_name": "searched"}
+    await root.call("create_collection", **named, dimension=2)
+    await root.call("insert", **named, data=[{"id": 1, "vector": [1, 0]}])
+    await root.call("create_user", user_name=user, password=PASSWORD)
+    await root.call("grant_role", user_name=user, role_name=role)
+    for privilege in ("Search", "Query"):
+        await root.call("grant_privilege", role_name=role, privilege=privilege, **named)
+    async with agent_on(milvus_235_with_accounts, user=user, password=PASSWORD) as reader:
+        with anyio.fail_after(30):
+            while (await reader.client.call_tool("count", named)).is_error:
+                await anyio.sleep(0.2)  # a grant takes its time
+        assert await reader.call("count", **named) == {"count": 1}
+        assert [hit["id"] for hit in (await reader.call("search", **named, vector=[1, 0]))["hits"]] == [1]
+        assert [entity["id"] for entity in (await reader.call("query", **named))["entities"]] == [1]
+        assert (await reader.call("describe_collection", **named))["entity_count"] == 1
+        assert "searched" in [line["name"] for line in (await reader.call("list_collections"))["collections"]]
+        error = await reader.fails("insert", **named, data=[{"id": 2, "vector": [1, 0]}])
+        assert error["code"] == "denied"
+    await root.call("drop_collection", **named)
+
+
+async def test_a_privilege_that_no_collection_can_narrow_is_not_granted_for_one(root: Agent, role: str) -> None:
+    asked = {"role_name": role, "privilege": "CreateCollection"}
+    error = await root.fails("grant_privilege", **asked, collection_name="searched")
+    assert error["code"] == "invalid_argument"
+    assert "collection_name" in error["hint"]
+    assert await grants(root, role) == set()
+    await root.call("grant_privilege", **asked)
+    assert {grant[0] for grant in await grants(root, role)} == {"CreateCollection"}

@@ -154,7 +154,8 @@ async def test_the_numbers_of_milvus_lite_tell_collections_and_indexes_apart(lit
     seen: list[tuple[str, str]] = []
     for metric in ("L2", "L2", "IP"):
         await lite.call("create_collection", collection_name="i_numbers", dimension=2, metric_type=metric)
-        seen.append(await client._numbers("i_numbers"))
+        described = await client.describe("i_numbers")
+        seen.append((described.identity, described.index_digest))
         await lite.call("drop_collection", collection_name="i_numbers")
     await client.close()
     identities, digests = zip(*seen, strict=True)
