@@ -20,11 +20,11 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from mcp_server_milvus.errors import InvalidArgument
-from mcp_server_milvus.milvus.entities import Entity, entity_bytes
+from mcp_server_milvus.milvus.entities import Entity
 from mcp_server_milvus.milvus.fitting import DYNAMIC
 from mcp_server_milvus.milvus.reading import Format
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
-from mcp_server_milvus.milvus.vectors import vector_numbers
+from mcp_server_milvus.milvus.vectors import shortest, vector_numbers
 from mcp_server_milvus.vocabulary import DataType
 
 ROW_GROUP_BYTES = 8 * 1024 * 1024
@@ -257,7 +257,7 @@ def _plain(known: Field | None, value: Any) -> Any:
 
 
 def _float32(number: float) -> float:
-    return float(str(pa.scalar(number, pa.float32()).cast(pa.string())))
+    return shortest(np.float32(number))
 
 
 def _json(value: Any) -> str:
@@ -269,9 +269,3 @@ def _json(value: Any) -> str:
 
 def _not_finite() -> InvalidArgument:
     return InvalidArgument("an entity holds a number that is not finite, which JSON has not", hint="export parquet")
-
-
-def mean_size(entities: Sequence[Entity]) -> int:
-    """Bytes of an entity, roughly, from a few of them."""
-    weighed = entities[:: max(1, len(entities) // 16)]
-    return 1 + sum(map(entity_bytes, weighed)) // len(weighed)

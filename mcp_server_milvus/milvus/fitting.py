@@ -8,7 +8,8 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -28,6 +29,9 @@ DYNAMIC = "$meta"
 
 WHOLE_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*")
 TRUTHS = {"true": True, "false": False, "1": True, "0": False, 1: True, 0: False}
+LONGEST_PROBLEM = 300
+"""Characters of what is said about one entity: names and values of a file may be megabytes."""
+
 PLURALS = {"str": "strings", "dict": "objects", "list": "lists", "float": "floats", "int": "whole numbers"}
 
 
@@ -48,6 +52,9 @@ class Fitting:
     """How the entities of one file become those of one collection. Counts what it converts.
 
     `columns` maps the file's columns to fields, and to "" those to leave out. The empty text of a CSV is no value.
+
+    Raises:
+        InvalidArgument: two columns are mapped to the same field.
     """
 
     schema: CollectionSchema
@@ -55,6 +62,18 @@ class Fitting:
     keys_required: bool
     kind: Format
     _converted: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    _missing: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = Counter(name for name in self.columns.values() if name)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise InvalidArgument(f"columns: several columns are mapped to {twice[0]!r}", hint="leave one of them")
+        self._missing = set(self.columns)
+
+    @property
+    def unused(self) -> list[str]:
+        """The columns that are mapped and were in no entity, each in a sentence."""
+        return [f"columns: {_shortened(name)!r} is in no entity of the file" for name in sorted(self._missing)]
 
     @property
     def coerced(self) -> list[str]:
@@ -65,31 +84,67 @@ class Fitting:
         ]
 
     def fit(self, batch: Batch) -> Fitted:
-        """The batch, checked as insert and upsert check."""
-        readable = {index: self._renamed(each) for index, each in enumerate(batch.entities) if isinstance(each, dict)}
-        matrices = {to: each for name, each in batch.matrices.items() if (to := self.columns.get(name, name))}
-        wrong = {index: each.problem for index, each in enumerate(batch.entities) if isinstance(each, Unreadable)}
+        """The batch, checked as insert and upsert check.
+
+        Raises:
+            InvalidArgument: the file's columns are not those that are mapped.
+        """
+        self._look_at_columns(batch)
+        matrices = self._renamed(batch.matrices)
+        entities = [self._entity(each) if isinstance(each, dict) else each for each in batch.entities]
+        readable = {index: each for index, each in enumerate(entities) if isinstance(each, dict)}
+        wrong = {index: each.problem for index, each in enumerate(entities) if isinstance(each, Unreadable)}
         unreadable = len(wrong)
         for known in self.schema.fields:
             wrong |= self._convert(known, readable)
-        packed = self._packed(list(readable.values()), matrices) if len(wrong) == unreadable else None
+        packed = self._packed_at_once(list(readable.values()), matrices) if len(wrong) == unreadable else None
         if packed is None:
             _with_lists(list(readable.values()), matrices)
             wrong |= self._found_wrong(batch, {index: each for index, each in readable.items() if index not in wrong})
             readable = {index: entity for index, entity in readable.items() if index not in wrong}
-            packed = self._packed(list(readable.values()), {}) or ([], {})
+            packed = self._packed(list(readable.values()), {})
         return Fitted(
             batch.first,
             batch.first + len(batch.entities),
             [batch.first + index for index in readable],
             *packed,
-            {batch.first + index: f"{batch.place(index)}: {wrong[index]}" for index in sorted(wrong)},
+            {batch.first + index: _shortened(f"{batch.place(index)}: {wrong[index]}") for index in sorted(wrong)},
         )
 
-    def _renamed(self, entity: Entity) -> Entity:
+    def _look_at_columns(self, batch: Batch) -> None:
+        """Notes which columns there are. In a table, unlike in JSON, each entity has the same.
+
+        Raises:
+            InvalidArgument: a table has not the columns that are mapped, or two for one field.
+        """
+        if not self.columns:
+            return
+        entities = [entity for entity in batch.entities if isinstance(entity, dict)]
+        self._missing.difference_update(batch.matrices, *entities)
+        if self.kind in {Format.JSON, Format.JSONL} or not entities:
+            return
+        if self._missing:
+            raise InvalidArgument(f"columns: the file has no column {_shortened(min(self._missing))!r}")
+        if twice := self._given_twice(entities[0].keys() | batch.matrices.keys()):
+            raise InvalidArgument(f"columns: {twice}", hint='map the other one to ""')
+
+    def _given_twice(self, names: AbstractSet[str]) -> str:
+        """What is wrong if a column is mapped to a field that another column has the name of."""
+        for column, name in self.columns.items():
+            if name and {column, name} <= names and self.columns.get(name, name) == name != column:
+                return f"column {column!r} is mapped to {name!r}, and there is a column {name!r} too"
+        return ""
+
+    def _renamed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values by field."""
+        named = ((self.columns.get(column, column), value) for column, value in values.items())
+        return {name: value for name, value in named if name}
+
+    def _entity(self, entity: Entity) -> Entity | Unreadable:
         if self.columns:
-            named = ((self.columns.get(name, name), value) for name, value in entity.items())
-            entity = {name: value for name, value in named if name}
+            if twice := self._given_twice(entity.keys()):
+                return Unreadable(twice)
+            entity = self._renamed(entity)
         if DYNAMIC not in entity or not self.schema.enable_dynamic_field:
             return entity
         dynamic = entity.pop(DYNAMIC)
@@ -122,10 +177,21 @@ class Fitting:
                     wrong[index] = f"field {name!r}: the text is not JSON; expected {known}"
         return wrong
 
-    def _packed(
+    def _packed_at_once(
         self, entities: list[Entity], matrices: Mapping[str, Any]
     ) -> tuple[list[Entity], dict[str, Any]] | None:
-        """The entities as they are sent, without the columns that are arrays, and those; None if one is wrong."""
+        """As `_packed`; None if one is wrong."""
+        try:
+            return self._packed(entities, matrices)
+        except InvalidArgument:
+            return None
+
+    def _packed(self, entities: list[Entity], matrices: Mapping[str, Any]) -> tuple[list[Entity], dict[str, Any]]:
+        """The entities as they are sent, without the columns that are arrays, and those.
+
+        Raises:
+            InvalidArgument: one is wrong.
+        """
         arrays: dict[str, Any] = {}
         for known in self.schema.fields if entities else ():
             if known.type is DataType.FLOAT_VECTOR and not known.is_function_output:
@@ -139,14 +205,7 @@ class Fitting:
         rest = {name: matrix for name, matrix in matrices.items() if name not in arrays}
         schema = replace(self.schema, fields=tuple(each for each in self.schema.fields if each.name not in arrays))
         partial = [{name: entity[name] for name in entity if name not in arrays} for entity in entities]
-        try:
-            checked = checked_entities(schema, _with_lists(partial, rest), keys_required=self.keys_required)
-        except InvalidArgument:
-            return None
-        json_names = [each.name for each in self.schema.fields if each.type is DataType.JSON]
-        for entity in checked if json_names else ():
-            _write_json(entity, json_names)
-        return checked, arrays
+        return checked_entities(schema, _with_lists(partial, rest), keys_required=self.keys_required), arrays
 
     def _found_wrong(self, batch: Batch, readable: Mapping[int, Entity]) -> dict[int, str]:
         """What is wrong with which entity; of those with the same key, with all but the first."""
@@ -162,11 +221,8 @@ class Fitting:
         return wrong
 
 
-def _write_json(entity: Entity, names: Sequence[str]) -> None:
-    """Turns the values of JSON fields into texts: pymilvus takes any text for JSON, so a value cannot be a text."""
-    for name in names:
-        if entity.get(name) is not None:
-            entity[name] = json.dumps(entity[name], ensure_ascii=False)
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_PROBLEM else text[:LONGEST_PROBLEM] + "…"
 
 
 def _with_lists(entities: list[Entity], matrices: Mapping[str, Any]) -> list[Entity]:
@@ -283,13 +339,15 @@ def _to_text(value: Any) -> Any:
 
 
 def _to_sparse(value: Any) -> Any:
+    """A sparse vector may be `{"indices": [...], "values": [...]}` with nothing else in it."""
     read = _from_json(value)
     match read:
-        case {"indices": list(), "values": list()}:
-            indices, weights = cast("dict[str, list[Any]]", read).values()
-            return (
-                dict(zip(indices, weights, strict=True)) if len(indices) == len(weights) == len(set(indices)) else read
-            )
+        case {"indices": list(), "values": list(), **others} if not others:
+            lists = cast("dict[str, list[Any]]", read)
+            indices, weights = lists["indices"], lists["values"]
+            whole = all(type(index) is int for index in indices)
+            right = whole and len(indices) == len(weights) == len(set(indices))
+            return dict(zip(indices, weights, strict=True)) if right else read
         case _:
             return read
 

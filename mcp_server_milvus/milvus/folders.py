@@ -10,6 +10,7 @@ import re
 import secrets
 import stat
 import sys
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,13 +18,25 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from mcp_server_milvus.errors import AlreadyExists, Denied, Error, InvalidArgument, MilvusFailed, NotFound
+from mcp_server_milvus.errors import (
+    AlreadyExists,
+    Denied,
+    Error,
+    InvalidArgument,
+    LimitExceeded,
+    MilvusFailed,
+    NotFound,
+)
 
 WALKS = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 """Whether a file can be opened below an open folder."""
 
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(\..*)?", re.IGNORECASE)
 """Names that are devices in every folder of Windows."""
+
+UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.part")
+ABANDONED_SECONDS = 24 * 3600
+"""Age of an unfinished file that nobody writes any more: its server was killed."""
 
 LONGEST_NAME = 255
 SHOWN_FILES = 20
@@ -77,6 +90,8 @@ class NewFile:
             size = self.file.tell()
             self.file.flush()
             os.fsync(self.file.fileno())
+            if self._folder.fd is None:  # then the folder may be another one by now
+                _require_inside(self._folder.allowed, self._folder.path / self._unfinished, self.file.fileno())
             self.file.close()
             if not self._overwrite and self._linked():
                 return size
@@ -128,16 +143,18 @@ class Folders:
         Raises:
             AlreadyExists: the file is there and `overwrite` is not set.
             Denied, NotFound: as `open`, for the folder.
+            LimitExceeded: while it was written, there was no room for more.
         """
         place, parts = self._place_of_new(path)
         with _opened(place, parts[:-1], path) as folder:
             unfinished = f".{secrets.token_hex(8)}.part"
+            _remove_abandoned(folder)
             with _explained(path):
                 if not overwrite and _exists(folder, parts[-1]):
                     raise _taken(path)
                 opened = folder.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             try:
-                with os.fdopen(opened, "wb") as file:
+                with _explained(path), os.fdopen(opened, "wb") as file:
                     yield NewFile(path, file, folder, unfinished, parts[-1], overwrite)
             finally:
                 with suppress(FileNotFoundError):
@@ -243,6 +260,16 @@ def _exists(folder: _Folder, name: str) -> bool:
     return True
 
 
+def _remove_abandoned(folder: _Folder) -> None:
+    """Removes the unfinished files of servers that were killed."""
+    with suppress(OSError), os.scandir(folder.path if folder.fd is None else folder.fd) as entries:
+        names = [entry.name for entry in islice(entries, LOOKED_AT) if UNFINISHED.fullmatch(entry.name)]
+        for name in names:
+            found = os.stat(folder.at(name), dir_fd=folder.fd, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and found.st_mtime < time.time() - ABANDONED_SECONDS:
+                os.unlink(folder.at(name), dir_fd=folder.fd)
+
+
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     with suppress(OSError), os.scandir(folder) as entries:
         yield from entries
@@ -261,17 +288,24 @@ def _explained(path: str) -> Generator[None]:
 def _error(failure: OSError, path: str) -> Error:
     match failure.errno:
         case errno.ENOENT:
-            return NotFound(f"path: there is no {path!r}", hint="folders are not made; write into one that is there")
+            error: Error = NotFound(
+                f"path: there is no {path!r}", hint="folders are not made; write into one that is there"
+            )
         case errno.ELOOP | errno.ENOTDIR:
-            return Denied(f"path: {path!r} leads over a symbolic link or a file", hint="name the file itself")
+            error = Denied(f"path: {path!r} leads over a symbolic link or a file", hint="name the file itself")
         case errno.EISDIR:
-            return InvalidArgument(f"path: {path!r} is a folder")
+            error = InvalidArgument(f"path: {path!r} is a folder")
         case errno.ENAMETOOLONG | errno.EINVAL:
-            return InvalidArgument(f"path: {path[:80]!r} cannot be the name of a file")
+            error = InvalidArgument(f"path: {path[:80]!r} cannot be the name of a file")
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return Denied(f"path: this server has no right to use {path!r}")
+            error = Denied(f"path: this server has no right to use {path!r}")
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            error = LimitExceeded(
+                f"path: {path!r}: {failure.strerror}", hint="make room, or export less: filter, output_fields, limit"
+            )
         case _:
-            return MilvusFailed(f"path: {path!r}: {failure.strerror}")
+            error = MilvusFailed(f"path: {path!r}: {failure.strerror}")
+    return error
 
 
 def _taken(path: str) -> AlreadyExists:

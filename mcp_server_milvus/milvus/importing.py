@@ -2,10 +2,11 @@
 
 What is known is one number: so many entities of the file, counted from its beginning, are in (or were wrong and left
 out). Going on from there loses nothing. It duplicates nothing either: an upsert replaces what is there, and an insert
-looks first which keys are there.
+looks first which keys are there. Where Milvus generates the keys neither can be done, and one request goes at a time.
 """
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,12 +18,14 @@ from mcp_server_milvus.errors import (
     ConnectionLost,
     DeadlineExceeded,
     Error,
+    Internal,
     Interrupted,
     InvalidArgument,
     LimitExceeded,
     PartialWrite,
     Unavailable,
 )
+from mcp_server_milvus.milvus.capabilities import Backend
 from mcp_server_milvus.milvus.entities import BATCH_BYTES, Entity, entity_bytes
 from mcp_server_milvus.milvus.filters import portable_key
 from mcp_server_milvus.milvus.fitting import Fitted, Fitting
@@ -30,8 +33,11 @@ from mcp_server_milvus.milvus.packing import write_request
 from mcp_server_milvus.milvus.pool import ClientPool
 from mcp_server_milvus.milvus.reading import Source
 from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.milvus.underway import KnownKeys, UnderWay
 from mcp_server_milvus.milvus.waiting import ReportProgress, wait_for_index
 from mcp_server_milvus.milvus.writing import Operation
+
+LOGGER = logging.getLogger(__name__)
 
 MAX_WRONG = 20
 """Entities that did not fit and are told of."""
@@ -41,6 +47,9 @@ LARGEST_REQUEST = 4 * BATCH_BYTES
 
 PAUSES = (0.5, 4.0)
 """Seconds before an upsert is repeated: Milvus Lite writes nothing while it moves its memory to a file."""
+
+SHOWN_KEYS, SHOWN_LENGTH = 5, 80
+"""Keys that a message names, and the characters of each."""
 
 OnError = Literal["stop", "skip"]
 
@@ -64,6 +73,10 @@ class Tally:
         while self.safe in self._done:
             self.safe = self._done.pop(self.safe)
 
+    def note_failure(self, failure: Error) -> None:
+        """Notes what ends the import: of several failures the first, which may be the reason for the others."""
+        self.failure = self.failure or failure
+
     def note_wrong(self, problems: list[str]) -> None:
         self.wrong_count += len(problems)
         self.wrong += problems[: MAX_WRONG - len(self.wrong)]
@@ -86,6 +99,18 @@ class _Request:
     entities: list[Entity]
     vectors: dict[str, Any]
     packed: Any
+    keys: frozenset[int | str] = frozenset()
+
+
+@dataclass
+class _Look:
+    """How an insert sees which keys are there: `moment` is the time that a read must have reached.
+
+    A read that must see what this import has written itself takes far longer, so only one that has to does.
+    """
+
+    moment: int | None
+    written: KnownKeys = field(default_factory=KnownKeys)
 
 
 @dataclass(frozen=True)
@@ -106,9 +131,19 @@ class Import:
     report_progress: ReportProgress
 
     @property
+    def generates_keys(self) -> bool:
+        """Whether entities get new keys when they are written again, upserted ones too."""
+        return self.schema.primary_key.auto_id
+
+    @property
     def looks_first(self) -> bool:
         """Whether a repeated write would duplicate entities unless their keys are looked up."""
-        return self.operation == "insert" and not self.schema.primary_key.auto_id
+        return self.operation == "insert" and not self.generates_keys
+
+    def reads(self, backend: Backend) -> bool:
+        """Whether keys are looked up, so that the collection must be loaded."""
+        elsewhere = len(self.schema.partition_names) > 1 and not self.schema.has_partition_key
+        return self.looks_first or (self.operation == "upsert" and elsewhere and not backend.is_lite)
 
     async def run(self) -> Tally:
         """Imports what is left of the file.
@@ -122,18 +157,19 @@ class Import:
             await client.require_partitions(
                 self.collection_name, [self.partition_name] if self.partition_name else None
             )
-            moment = await client.moment() if self.looks_first else None
+            look = _Look(await client.moment()) if self.looks_first else None
             # Generated keys cannot be looked up, so there must be no entity in behind one that is not.
-            in_turn = self.operation == "insert" and self.schema.primary_key.auto_id
-            at_once = anyio.Semaphore(1 if in_turn else client.backend.concurrent_writes)
+            under_way = UnderWay(1 if self.generates_keys else client.backend.concurrent_writes)
         requests = self._requests(tally)
         async with anyio.create_task_group() as tasks:
             while not tally.failure:
                 request = await anyio.to_thread.run_sync(next, requests, None)
                 if request is None:
                     break
-                await at_once.acquire()
-                tasks.start_soon(self._write, request, tally, moment, at_once.release)
+                await under_way.enter(request.first, request.keys)
+                if tally.failure:  # of one that was under way until now
+                    break
+                tasks.start_soon(self._write, request, tally, look, under_way)
                 await self._report(tally)
         await self._report(tally)
         if tally.failure:
@@ -159,7 +195,7 @@ class Import:
 
     def _requests(self, tally: Tally) -> Iterator[_Request]:
         """The requests in the order of the file, up to the first entity that must stop it. Runs in a thread."""
-        try:
+        with _Ending(tally):
             for batch in self.source.batches:
                 fitted = self.fitting.fit(batch)
                 stops = bool(fitted.wrong) and self.on_error == "stop"
@@ -168,53 +204,62 @@ class Import:
                 yield from self._packed(fitted)
                 tally.note_wrong(list(fitted.wrong.values()))
                 if stops:
-                    tally.failure = self._wrong(fitted)
-                    return
-        except InvalidArgument as broken:  # the file
-            tally.failure = broken
+                    raise self._wrong(fitted)
 
     def _packed(self, fitted: Fitted) -> Iterator[_Request]:
+        name = self.schema.primary_key.name
         for part in _small_enough(fitted):
             packed = self._request(part.entities, part.matrices)
-            yield _Request(part.first, part.end, part.entities, part.matrices, packed)
+            keys = frozenset(() if self.generates_keys else (entity[name] for entity in part.entities))
+            yield _Request(part.first, part.end, part.entities, part.matrices, packed, keys)
 
     def _request(self, entities: list[Entity], vectors: dict[str, Any]) -> Any:
         if not entities:
             return None
         return write_request(self.operation, self.collection_name, entities, vectors, self.schema, self.partition_name)
 
-    async def _write(self, request: _Request, tally: Tally, moment: int | None, release: Callable[[], None]) -> None:
-        try:
-            request = await self._sent_at_last(request, tally, moment)
-            tally.written += len(request.entities)
-            tally.note_done(request.first, request.end)
-        except (DeadlineExceeded, ConnectionLost, Interrupted) as failure:
-            tally.unknown.append((request.first, request.end - 1))
-            tally.failure = failure
-        except Error as failure:
-            tally.failure = failure
-        finally:
-            release()
-
-    async def _sent_at_last(self, request: _Request, tally: Tally, moment: int | None) -> _Request:
-        """As `_sent`; an upsert, which can be repeated, after a pause again when Milvus had no time for it."""
-        for pause in PAUSES if self.operation == "upsert" else ():
+    async def _write(self, request: _Request, tally: Tally, look: _Look | None, under_way: UnderWay) -> None:
+        outcome_known = False
+        with _Ending(tally):
             try:
-                return await self._sent(request, tally, moment)
+                sent = await self._sent_at_last(request, tally, look)
+                outcome_known = True
+                tally.written += len(sent.entities)
+                tally.note_done(request.first, request.end)
+            except Error as failure:
+                outcome_known = not isinstance(failure, DeadlineExceeded | ConnectionLost | Interrupted)
+                raise
+            finally:
+                if not outcome_known:
+                    tally.unknown.append((request.first, request.end - 1))
+                under_way.leave(request.first)
+
+    async def _sent_at_last(self, request: _Request, tally: Tally, look: _Look | None) -> _Request:
+        """As `_sent`; an upsert that can be repeated is, after a pause, when Milvus had no time for it."""
+        for pause in PAUSES if self.operation == "upsert" and not self.generates_keys else ():
+            try:
+                return await self._sent(request, tally, look)
             except (DeadlineExceeded, Unavailable, LimitExceeded):
                 await anyio.sleep(pause)
-        return await self._sent(request, tally, moment)
+        return await self._sent(request, tally, look)
 
-    async def _sent(self, request: _Request, tally: Tally, moment: int | None) -> _Request:
+    async def _sent(self, request: _Request, tally: Tally, look: _Look | None) -> _Request:
         """What of the request was sent and carried out."""
         async with self.clients.client(self.db_name) as client:
-            if self.looks_first and request.entities:
-                keys = [entity[self.schema.primary_key.name] for entity in request.entities]
-                there = await client.keys_there(self.collection_name, keys, self.schema, moment)
+            if look and request.keys:
+                if look.written.may_have(request.keys):
+                    look.moment = await client.moment()
+                there = await client.keys_there(self.collection_name, list(request.keys), self.schema, look.moment)
                 request = await self._without(request, there, tally)
             client.require_readable(request.entities, self.schema)
+            if self.operation == "upsert":
+                await client.require_nowhere_else(
+                    self.collection_name, request.entities, self.schema, self.partition_name
+                )
             if request.packed is not None:
                 await client.send_write(request.packed, self.schema)
+        if look:
+            look.written.add(request.keys)
         return request
 
     async def _without(self, request: _Request, there: set[int | str], tally: Tally) -> _Request:
@@ -226,9 +271,9 @@ class Import:
         if not there:
             return request
         if self.on_error == "stop" and not self.resuming:
-            shown = ", ".join(repr(portable_key(key)) for key in sorted(there, key=str)[:5])
+            shown = ", ".join(repr(portable_key(key))[:SHOWN_LENGTH] for key in sorted(there, key=str)[:SHOWN_KEYS])
             raise AlreadyExists(
-                f"{len(there)} entities of the file are there already, with keys {shown}",
+                f"{len(there)} entities of the file are there already, or twice in it, with keys {shown}",
                 hint="mode: upsert replaces them; on_error: skip leaves them as they are",
             )
         key = self.schema.primary_key.name
@@ -237,7 +282,7 @@ class Import:
         vectors = {name: matrix[kept] for name, matrix in request.vectors.items()}
         tally.already_there += len(request.entities) - len(kept)
         packed = await anyio.to_thread.run_sync(self._request, entities, vectors)
-        return _Request(request.first, request.end, entities, vectors, packed)
+        return _Request(request.first, request.end, entities, vectors, packed, request.keys - there)
 
     def _wrong(self, fitted: Fitted) -> Error:
         needed = ", ".join(str(each) for each in self.schema.fields if not each.may_be_absent)
@@ -251,7 +296,7 @@ class Import:
             failure.details |= details
             return failure
         hint = f"mend that and call again with resume_from {tally.safe}: nothing is lost and nothing doubled"
-        if tally.unknown and self.operation == "insert" and self.schema.primary_key.auto_id:
+        if tally.unknown and self.generates_keys:
             first, last = tally.unknown[0]
             hint = (
                 f"entities {first} to {last} may be in, and with generated keys only their values tell: "
@@ -262,6 +307,25 @@ class Import:
             hint=f"{failure.hint}; {hint}" if failure.hint else hint,
             **details,
         )
+
+
+class _Ending:
+    """A block that ends the import when it fails. Whatever fails in it, it must be told from where to go on."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type[BaseException] | None, failure: BaseException | None, traceback: object) -> bool:
+        if not isinstance(failure, Exception):
+            return False
+        if not isinstance(failure, Error):
+            LOGGER.error("an import failed", exc_info=failure)
+            failure = Internal("import_file: a fault of this server", hint="its log has the details; report it")
+        self._tally.note_failure(failure)
+        return True
 
 
 def _before(fitted: Fitted, number: int) -> Fitted:

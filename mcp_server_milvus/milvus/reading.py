@@ -29,6 +29,9 @@ LONGEST_ENTITY = 8 * 1024 * 1024
 """Bytes of one entity in a text file. A vector of Milvus's largest dimension takes a tenth of that."""
 
 TEXT_BYTES = 2 * BATCH_BYTES
+MEASURED = 16
+"""Entities of a Parquet file that the size of the others is estimated from."""
+
 CHUNK = 64 * 1024
 PAGE_BUFFER = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
@@ -301,17 +304,36 @@ def _parquet_batches(opened: Any, resume_from: int) -> Iterator[Batch]:
         group += 1
     if group == metadata.num_row_groups:
         return
-    groups = range(group, metadata.num_row_groups)
-    for table in opened.iter_batches(_entities_at_once(metadata), row_groups=list(groups), use_threads=False):
+    groups = list(range(group, metadata.num_row_groups))
+    for table in opened.iter_batches(_entities_at_once(opened, groups), row_groups=groups, use_threads=False):
         start, before = before, before + table.num_rows
-        if before > resume_from:
-            yield _batch_of(table.slice(max(0, resume_from - start)), max(start, resume_from))
+        if before <= resume_from:
+            continue
+        first = max(start, resume_from)
+        for part in _small_enough(table.slice(first - start)):
+            yield _batch_of(part, first)
+            first += part.num_rows
 
 
-def _entities_at_once(metadata: Any) -> int:
-    sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
-    entity_bytes = sum(sizes) / max(1, metadata.num_rows)
-    return max(1, min(BATCH_ENTITIES, int(BATCH_BYTES / max(1, entity_bytes))))
+def _entities_at_once(opened: Any, groups: list[int]) -> int:
+    """How many entities a batch may have, by the size of the first few as they are in memory.
+
+    In the file a value that occurs often is there once.
+    """
+    measured = opened.iter_batches(MEASURED, row_groups=groups[:1], use_threads=False)
+    return min([BATCH_ENTITIES, *(_fitting(table) for table in islice(measured, 1))])
+
+
+def _small_enough(table: Any) -> Iterator[Any]:
+    """The table in parts that are not much larger than a batch should be, however much its entities differ in size."""
+    at_once = table.num_rows if table.nbytes <= TEXT_BYTES else _fitting(table)
+    for start in range(0, table.num_rows, at_once or 1):
+        yield table.slice(start, at_once)
+
+
+def _fitting(table: Any) -> int:
+    """How many entities like these are a batch."""
+    return max(1, BATCH_BYTES * table.num_rows // max(1, table.nbytes))
 
 
 def _batch_of(table: Any, first: int) -> Batch:
@@ -406,6 +428,8 @@ def _array(name: str, stream: IO[bytes]) -> _Array:
     if not 1 <= len(shape) <= 2 or (in_columns and len(shape) > 1):  # noqa: PLR2004  # lines and columns
         raise ValueError(f"array {name!r} is no C-ordered list or matrix; it has the shape {shape}")
     array = _Array("" if dtype.names else name, stream, shape, dtype)
+    if array.entity_bytes == 0:
+        raise ValueError(f"array {name!r} of shape {shape} and type {dtype} has lines without a value")
     if min(shape) < 0 or array.entity_bytes > LONGEST_ENTITY:
         raise ValueError(f"array {name!r} of shape {shape} has lines of more than {LONGEST_ENTITY} bytes")
     return array

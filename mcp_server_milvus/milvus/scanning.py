@@ -54,6 +54,9 @@ async def pages_in_key_order(
     """The entities after a key, `first` in the first page and never more than `most`.
 
     A short page is not the last: a server drops duplicates after cutting. Of entities with the same key, one comes.
+
+    Raises:
+        StaleSchema: the name belongs to another collection now, whose entities a page may have.
     """
     key = schema.primary_key
     at_once = first
@@ -67,13 +70,14 @@ async def pages_in_key_order(
             partition_names=source.partition_names,
             consistency_level=source.consistency_level,
         )
+        await client.confirm(source.collection_name, schema)
         if entities:
             yield entities
         if not entities or (len(entities) < at_once and not client.backend.keeps_duplicate_keys):
             return
         after = entities[-1][key.name]
         if at_once < most:
-            at_once = max(1, min(2 * at_once, most, PAGE_BYTES // _mean_size(entities)))
+            at_once = max(1, min(2 * at_once, most, PAGE_BYTES // mean_size(entities)))
 
 
 @dataclass
@@ -90,6 +94,7 @@ class Scan:
 
     async def pages(self) -> AsyncGenerator[list[Entity]]:
         """The entities in the order of their keys; afterwards `complete` says whether these were all that match."""
+        await self.client.catch_up(self.schema)
         largest = largest_page(self.schema, self.client.backend, self.source.output_fields)
         pages = pages_in_key_order(self.client, self.schema, self.source, first=min(FIRST_PAGE, largest), most=largest)
         async with aclosing(pages):
@@ -124,6 +129,7 @@ def _largest_size(schema: CollectionSchema, name: str) -> int:
     return field.max_length or LARGEST_VALUE if field.type.is_string else 8
 
 
-def _mean_size(entities: Sequence[Entity]) -> int:
+def mean_size(entities: Sequence[Entity]) -> int:
+    """Bytes of an entity, roughly, from a few of them."""
     weighed = entities[:: max(1, len(entities) // WEIGHED)]
     return 1 + sum(map(entity_bytes, weighed)) // len(weighed)

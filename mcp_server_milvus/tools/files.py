@@ -1,9 +1,11 @@
 """Files: entities from and to the folders that the operator allows."""
 
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, ExitStack, aclosing
+from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
+import anyio
 import anyio.to_thread
 from pydantic import Field, WithJsonSchema
 
@@ -12,7 +14,8 @@ from mcp_server_milvus.errors import Error, NotLoaded
 from mcp_server_milvus.milvus.filters import rendered
 from mcp_server_milvus.milvus.folders import Folders
 from mcp_server_milvus.milvus.names import Name
-from mcp_server_milvus.milvus.scanning import Source, pages_in_key_order
+from mcp_server_milvus.milvus.results import json_size
+from mcp_server_milvus.milvus.scanning import Source, mean_size, pages_in_key_order
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.milvus.waiting import load_and_wait
 from mcp_server_milvus.tool import Input, Output, tool
@@ -60,20 +63,20 @@ class ImportFileOutput(Output):
 async def import_file(app: App, args: ImportFileInput) -> ImportFileOutput:
     """Imports entities from a file in the server's files folder."""
     db_name = app.database(args.db_name)
-    async with AsyncExitStack() as closing:
+    async with _files() as files:
         file = await anyio.to_thread.run_sync(Folders(app.settings.file_folders).open, args.path)
-        closing.callback(file.close)
+        files.callback(file.close)
         schema = await app.schemas.refresh(db_name, args.collection_name)
         job = await _import(app, args, schema, file)
-        if job.looks_first:
+        if job.reads(await app.clients.backend(db_name)):
             await _require_loaded(app, db_name, args.collection_name)
         tally = await job.run()
     return ImportFileOutput(
         import_count=tally.written,
         already_there=tally.already_there or None,
         wrong_count=tally.wrong_count or None,
-        wrong=tally.wrong or None,
-        coerced=job.fitting.coerced or None,
+        wrong=_within(app.settings.max_result_bytes // 2, job.fitting.unused, tally.wrong) or None,
+        coerced=_within(app.settings.max_result_bytes // 4, job.fitting.coerced) or None,
         pending=await _pending(app, job) if tally.written else None,
     )
 
@@ -104,12 +107,13 @@ async def export_file(app: App, args: ExportFileInput) -> ExportFileOutput:
     from mcp_server_milvus.milvus.exporting import writer
     from mcp_server_milvus.milvus.reading import format_of
 
-    with ExitStack() as closing:
-        new = closing.enter_context(Folders(app.settings.file_folders).created(args.path, overwrite=args.overwrite))
+    async with _files() as files:
+        created = Folders(app.settings.file_folders).created(args.path, overwrite=args.overwrite)
+        new = await anyio.to_thread.run_sync(files.enter_context, created)
         schema = await app.schemas.refresh(app.database(args.db_name), args.collection_name)
         names = schema.output_fields(args.output_fields or ["*"])
         out = await anyio.to_thread.run_sync(writer, new.file, format_of(args.path), schema, names)
-        closing.callback(out.abandon)
+        files.callback(out.abandon)
         count = 0
         async with aclosing(_pages(app, args, schema, names)) as pages:
             async for entities in pages:
@@ -119,6 +123,26 @@ async def export_file(app: App, args: ExportFileInput) -> ExportFileOutput:
         await anyio.to_thread.run_sync(out.close)
         size = await anyio.to_thread.run_sync(new.finish)
     return ExportFileOutput(export_count=count, bytes=size)
+
+
+@asynccontextmanager
+async def _files() -> AsyncGenerator[ExitStack]:
+    """Files to be closed in a thread when the block ends, if by cancellation too."""
+    files = ExitStack()
+
+    async def closed(*raised: Any) -> bool | None:
+        with anyio.CancelScope(shield=True):
+            return await anyio.to_thread.run_sync(files.__exit__, *raised)
+
+    async with AsyncExitStack() as closing:
+        closing.push_async_exit(closed)
+        yield files
+
+
+def _within(most_bytes: int, *lists: list[str]) -> list[str]:
+    """The first of the lines, as many as there is room for."""
+    sizes = accumulate(json_size(line) + 1 for lines in lists for line in lines)
+    return [line for line, size in zip(chain(*lists), sizes, strict=True) if size <= most_bytes]
 
 
 async def _import(app: App, args: ImportFileInput, schema: CollectionSchema, file: BinaryIO) -> "Import":
@@ -148,7 +172,7 @@ async def _import(app: App, args: ImportFileInput, schema: CollectionSchema, fil
 
 
 async def _require_loaded(app: App, db_name: str, collection_name: str) -> None:
-    """Loads the collection if it is not: an insert looks up keys."""
+    """Loads the collection if it is not: keys are looked up."""
     async with app.clients.client(db_name, seconds=app.settings.build_timeout) as client:
         if await client.is_loaded(collection_name):
             return
@@ -169,11 +193,12 @@ async def _pending(app: App, job: "Import") -> str | None:
 async def _pages(
     app: App, args: ExportFileInput, schema: CollectionSchema, names: list[str]
 ) -> AsyncGenerator[list[dict[str, Any]]]:
-    """The entities in the order of their keys, each page within a deadline of its own."""
-    from mcp_server_milvus.milvus.exporting import mean_size
+    """The entities in the order of their keys, each page within a deadline of its own.
 
+    All of them are of the collection that the schema describes: an alias may lead to another one meanwhile.
+    """
     db_name = app.database(args.db_name)
-    source = Source(args.collection_name, rendered(args.filter, args.filter_params), names)
+    source = Source(schema.name, rendered(args.filter, args.filter_params), names)
     at_once, left, after = FIRST_PAGE, args.limit, None
     while left is None or left > 0:
         entities = await _page(app, db_name, schema, source, at_once if left is None else min(at_once, left), after)

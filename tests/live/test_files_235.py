@@ -65,14 +65,20 @@ async def test_what_is_exported_is_imported_exactly(agent: Agent) -> None:
     imported = await agent.call("import_file", collection_name="files_to", path="all.parquet")
     assert imported["import_count"] == len(JSONS)
     assert (await agent.call("query", collection_name="files_to", **everything))["entities"] == expected
+    await agent.call("create_partition", collection_name="files_to", partition_name="other")
+    refusal = await agent.fails("import_file", collection_name="files_to", path="all.parquet", partition_name="other")
+    assert refusal["code"] == "conflict"  # an upsert would leave each entity in both partitions
 
 
 async def test_an_insert_whose_server_was_killed_is_completed_without_duplicates(
     agent: Agent, milvus_235: str, files: Path
 ) -> None:
-    count = 20_000
+    """The file itself has duplicates too, close to one another: under way at once, or just written."""
+    count, distinct = 40_000, 38_500
+    ids = np.arange(count)
+    ids[distinct:] -= count - distinct
     await agent.call("create_collection", collection_name="files_killed", dimension=16)
-    np.savez(files / "killed.npz", id=np.arange(count), vector=np.ones((count, 16), "f4"))
+    np.savez(files / "killed.npz", id=ids, vector=np.ones((count, 16), "f4"))
     arguments = {"collection_name": "files_killed", "path": "killed.npz", "mode": "insert"}
     settings = {"MILVUS_MCP_URI": milvus_235, "MILVUS_MCP_FILES_DIR": str(files)}
     command = [sys.executable, "-m", "mcp_server_milvus", "call", "import_file", json.dumps(arguments)]
@@ -90,7 +96,7 @@ async def test_an_insert_whose_server_was_killed_is_completed_without_duplicates
         "files_killed", "id >= 0", output_fields=["count(*)"], consistency_level="Strong"
     )
     another_program.close()
-    assert counted[0]["count(*)"] == count  # which counts duplicates
+    assert counted[0]["count(*)"] == distinct  # which counts duplicates
 
 
 async def test_a_collection_that_changes_while_it_is_imported_stops_the_import(agent: Agent, files: Path) -> None:

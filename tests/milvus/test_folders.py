@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +145,37 @@ def test_of_a_file_that_is_not_finished_nothing_stays(allowed: Path) -> None:
     with Folders((allowed,)).created("new.csv", overwrite=False) as new:
         new.file.write(b"half")
     assert names_in(allowed) == ["below", "plain.csv"]
+
+
+@posix
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_folder_that_becomes_a_link_while_a_file_is_written_leads_nowhere(allowed: Path, *, overwrite: bool) -> None:
+    outside = allowed.parent / "outside"
+    outside.mkdir()
+    with Folders((allowed,)).created("below/new.csv", overwrite=overwrite) as new:
+        (allowed / "below").rename(allowed / "before")
+        (allowed / "below").symlink_to(outside)
+        for unfinished in (allowed / "before").glob(".*.part"):
+            (outside / unfinished.name).write_text("another's")
+        try:
+            new.finish()
+        except Denied:
+            assert not folders.WALKS
+        else:
+            assert (allowed / "before" / "new.csv").exists()
+    assert not (outside / "new.csv").exists()
+
+
+def test_unfinished_files_of_a_killed_server_are_removed_a_day_later(allowed: Path) -> None:
+    old = time.time() - 2 * 24 * 3600
+    ours, others = f".{'0f' * 8}.part", [".hidden.part", f"{'0f' * 8}.part", f".{'0f' * 8}.part.csv"]
+    for name in (ours, *others):
+        (allowed / name).touch()
+        os.utime(allowed / name, (old, old))
+    (allowed / f".{'1f' * 8}.part").touch()  # which may still be written
+    with Folders((allowed,)).created("new.csv", overwrite=False):
+        pass
+    assert names_in(allowed) == sorted(["below", "plain.csv", f".{'1f' * 8}.part", *others])
 
 
 def test_a_file_that_is_there_is_replaced_only_when_asked(allowed: Path) -> None:

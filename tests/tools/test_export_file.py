@@ -1,7 +1,8 @@
 """export_file on Milvus Lite: what it writes, import_file reads back exactly."""
 
 import json
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.agent import Agent, agent_on, keys
+from tests.milvus.conftest import watching
 
 pytestmark = pytest.mark.anyio
 
@@ -122,6 +124,71 @@ async def test_a_file_is_overwritten_only_when_asked_and_of_a_failure_nothing_st
     assert (files / "mine.jsonl").read_text() == "mine"
     await agent.call("export_file", collection_name=everything, path="mine.jsonl", overwrite=True)
     assert len((files / "mine.jsonl").read_bytes().splitlines()) == len(KEYS)
+
+
+async def test_an_export_is_of_one_collection_whatever_becomes_of_its_name(
+    lite: str, collection: str, files: Path
+) -> None:
+    """Between its pages the alias flips, and then the collection is dropped and made anew."""
+    with watching() as wire:
+        async with agent_on(lite, files_dir=str(files)) as agent:
+
+            async def make(name: str, value: int) -> None:
+                await agent.call("create_collection", collection_name=name, dimension=2)
+                data = [{"id": n, "vector": [1, 2], "value": value} for n in range(1_500)]
+                await agent.call("insert", collection_name=name, data=data)
+
+            other, alias = f"{collection}_other", f"{collection}_alias"
+            await make(collection, 1)
+            await make(other, 2)
+            await agent.call("create_alias", collection_name=collection, alias=alias)
+            changes: list[Callable[[], Awaitable[Any]]] = []
+
+            async def change(rpc: str, _request: Any) -> None:
+                if rpc == "Query" and changes and wire.sent[rpc] == 2:
+                    await changes.pop()()
+
+            wire.before = change
+            wire.sent.clear()
+            changes.append(lambda: agent.call("alter_alias", collection_name=other, alias=alias))
+            await agent.call("export_file", collection_name=alias, path="flipped.jsonl", output_fields=["value"])
+            values = [json.loads(line)["value"] for line in (files / "flipped.jsonl").read_bytes().splitlines()]
+            assert (values, changes) == ([1] * 1_500, [])
+
+            async def make_anew() -> None:
+                await agent.call("drop_collection", collection_name=collection)
+                await make(collection, 3)
+
+            wire.sent.clear()
+            changes.append(make_anew)
+            refusal = await agent.fails("export_file", collection_name=collection, path="anew.jsonl")
+            assert (refusal["code"], changes) == ("conflict", [])
+            assert not (files / "anew.jsonl").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there the size of files cannot be limited")
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+async def test_a_full_disk_is_told_and_of_the_file_nothing_stays(
+    agent: Agent, collection: str, files: Path, suffix: str
+) -> None:
+    import resource
+    import signal
+
+    await agent.call("create_collection", collection_name=collection, dimension=2)
+    texts = [f"{number}".join("x" * 10_000) for number in range(20)]
+    data = [{"id": number, "vector": [1, 2], "text": text} for number, text in enumerate(texts)]
+    await agent.call("insert", collection_name=collection, data=data)
+    before, kept = sorted(files.iterdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 if suffix == "parquet" else 100_000, kept[1]))
+    try:
+        refusal = await agent.fails("export_file", collection_name=collection, path=f"full.{suffix}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert refusal["code"] == "limit_exceeded"
+    assert f"full.{suffix}" in refusal["message"]
+    assert sorted(files.iterdir()) == before
 
 
 async def test_a_large_collection_is_written_page_by_page_and_a_cancelled_file_is_removed(

@@ -18,11 +18,15 @@ import pytest
 from pyarrow import parquet
 from pymilvus import MilvusClient
 
+from mcp_server_milvus.errors import InvalidArgument
+from mcp_server_milvus.milvus import fitting
+from mcp_server_milvus.milvus.capabilities import Backend
 from mcp_server_milvus.milvus.entities import entity_problems
-from mcp_server_milvus.milvus.fitting import Fitting
+from mcp_server_milvus.milvus.fitting import Fitted, Fitting
 from mcp_server_milvus.milvus.packing import write_request
-from mcp_server_milvus.milvus.reading import Batch, Format
+from mcp_server_milvus.milvus.reading import Batch, Format, read
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
+from mcp_server_milvus.milvus.underway import KnownKeys
 from mcp_server_milvus.vocabulary import DataType
 from tests.agent import Agent, agent_on
 from tests.milvus.conftest import rpc_error, watching
@@ -188,6 +192,86 @@ def test_vectors_looked_at_as_one_array_are_refused_as_single_ones_are(vector: A
     assert fitted.matrices["vector"].tolist() == np.array(right, "f4").tolist()
 
 
+SPARSE = CollectionSchema(
+    "sparse",
+    (Field("id", DataType.INT64, is_primary=True), Field("sparse", DataType.SPARSE_FLOAT_VECTOR)),
+    (),
+    (),
+    enable_dynamic_field=False,
+)
+
+
+def test_a_sparse_vector_in_two_lists_is_read_by_their_names_and_nothing_else_is_one() -> None:
+    right = [{"indices": [5, 9], "values": [2, 1]}, {"values": [2, 1], "indices": [5, 9]}]
+    wrong: list[Any] = [
+        right[0] | {"dim": 9},
+        *({"indices": each, "values": [2, 1]} for each in ([5], [5, 5], [[], {}])),
+    ]
+    entities: list[Any] = [{"id": number, "sparse": each} for number, each in enumerate([*right, *wrong])]
+    fitted = Fitting(SPARSE, {}, keys_required=True, kind=Format.JSONL).fit(Batch(0, entities))
+    assert [entity["sparse"] for entity in fitted.entities] == [{5: 2.0, 9: 1.0}] * 2
+    assert list(fitted.wrong) == [2, 3, 4, 5]
+    assert "index str 'indices' is no whole number" in fitted.wrong[2]
+
+
+def test_entities_that_no_check_finds_wrong_and_that_cannot_be_packed_are_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fitting, "entity_problems", lambda *_, **__: [])
+    with pytest.raises(InvalidArgument):
+        Fitting(SCHEMA, {}, keys_required=True, kind=Format.JSONL).fit(Batch(0, [{"id": "x", "vector": [0, 0]}]))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+async def test_columns_that_are_mapped_must_be_there_and_be_the_only_ones_of_their_field(
+    agent: Agent, films: str, files: Path, suffix: str
+) -> None:
+    path = files / f"columns.{suffix}"
+    lines = [{"id": 1, "vector": [1, 2], "year": 3, "title": "a", "other": "b"}]
+    path.write_text('id,vector,year,title,other\n1,"[1, 2]",3,a,b\n') if suffix == "csv" else write_lines(path, lines)
+    arguments = {"collection_name": films, "path": path.name}
+    refusal = await agent.fails("import_file", **arguments, columns={"title": "title", "other": "title"})
+    assert "several columns are mapped to 'title'" in refusal["message"]
+    refusal = await agent.fails("import_file", **arguments, columns={"other": "title"})
+    assert "there is a column 'title' too" in refusal["message"]
+    right = {"other": "title", "title": ""}
+    if suffix == "csv":
+        refusal = await agent.fails("import_file", **arguments, columns={**right, "nowhere": "year"})
+        assert (refusal["code"], refusal["resume_from"]) == ("invalid_argument", 0)
+        assert "no column 'nowhere'" in refusal["message"]
+    else:
+        imported = await agent.call("import_file", **arguments, columns={**right, "nowhere": "year"})
+        assert imported["wrong"] == ["columns: 'nowhere' is in no entity of the file"]
+    await agent.call("import_file", **arguments, columns=right)
+    assert [each["title"] for each in await stored(agent, films)] == ["b"]
+
+
+async def test_long_names_do_not_make_a_result_long(agent: Agent, films: str, files: Path) -> None:
+    name = write_lines(files / "names.jsonl", [film(n, **{"x" * 200_000 + str(n): 1}) for n in range(20)])
+    result = await agent.call("import_file", collection_name=films, path=name, on_error="skip")
+    assert result["wrong_count"] == 20
+    refusal = await agent.fails("import_file", collection_name=films, path=name)
+    assert max(len(json.dumps(result)), len(json.dumps(refusal))) < 32_768
+    assert "xxx" in result["wrong"][-1]
+
+
+def test_batches_are_small_in_memory_however_small_the_file_is(tmp_path: Path) -> None:
+    """A value that occurs often is once in a Parquet file."""
+    path = tmp_path / "often.parquet"
+    columns = {"id": range(600), "title": ["a"] * 200 + ["b" * 100_000] * 400}
+    parquet.write_table(pa.table({key: list(column) for key, column in columns.items()}), path)
+    assert path.stat().st_size < 1_000_000
+    with path.open("rb") as file:
+        batches = list(read(file, Format.PARQUET, resume_from=3, unnamed="vector").batches)
+    keys: list[Any] = []
+    for batch in batches:
+        entities: list[Any] = batch.entities
+        assert batch.first == 3 + len(keys)
+        assert sum(len(entity["title"]) for entity in entities) < 16_000_000
+        keys += [entity["id"] for entity in entities]
+    assert keys == list(range(3, 600))
+
+
 def test_a_request_with_vectors_as_memory_says_what_one_with_lists_says() -> None:
     kinds = {"id": 5, "vector": 101}
     described = {"fields": [{"name": each.name, "type": kinds[each.name]} for each in SCHEMA.fields[:2]]}
@@ -235,6 +319,14 @@ async def test_what_is_no_file_of_its_format_is_said_to_be_none(
     assert "path" in refusal["message"]
 
 
+async def test_an_array_of_empty_lines_has_no_end_and_is_refused(agent: Agent, films: str, files: Path) -> None:
+    empty: Any = {"descr": "<f4", "fortran_order": False, "shape": (2**60, 0)}
+    with (files / "empty.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, empty)
+    refusal = await agent.fails("import_file", collection_name=films, path="empty.npy")
+    assert "lines without a value" in refusal["message"]
+
+
 async def test_python_objects_are_never_unpickled(agent: Agent, films: str, files: Path) -> None:
     np.save(files / "pickled.npy", np.array([{"id": 1}], dtype=object), allow_pickle=True)
     refusal = await agent.fails("import_file", collection_name=films, path="pickled.npy")
@@ -266,6 +358,91 @@ async def test_keys_are_generated_where_the_collection_generates_them(
     imported = await agent.call("import_file", collection_name=collection, path="matrix.npy")
     assert imported["import_count"] == 3
     assert [each["vector"] for each in await stored(agent, collection)] == [[0, 1], [2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize("mode", ["insert", "upsert"])
+async def test_with_generated_keys_nothing_follows_a_failure_and_nothing_is_sent_twice(
+    lite: str, agent: Agent, collection: str, files: Path, mode: str
+) -> None:
+    """Every entity behind one that is not in would be in twice after the next call."""
+    await agent.call("create_collection", collection_name=collection, fields=[ID | {"auto_id": True}, VECTOR])
+    keys = [{"id": number} if mode == "upsert" else {} for number in range(3_000)]
+    name = write_lines(files / "generated.jsonl", [key | {"vector": [n, 0.5]} for n, key in enumerate(keys)])
+    failures = [rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED, "rate limit")]
+
+    async def fail(rpc: str, _request: Any) -> None:
+        if rpc == mode.title() and failures:
+            raise failures.pop()
+
+    with watching() as wire:
+        wire.before = fail
+        async with agent_on(lite, files_dir=str(files)) as watched:
+            arguments = {"collection_name": collection, "path": name, "mode": mode}
+            refusal = await watched.fails("import_file", **arguments)
+            assert (refusal["code"], refusal["resume_from"], wire.sent[mode.title()]) == ("limit_exceeded", 0, 1)
+            assert await agent.count(collection) == 0
+            wire.before, wire.after = wire.after, fail
+            failures.append(rpc_error(grpc.StatusCode.UNAVAILABLE, "the connection broke"))
+            refusal = await watched.fails("import_file", **arguments)
+            assert (refusal["resume_from"], refusal["outcome_unknown"]) == (0, [[0, 999]])
+            assert "resume_from 1000 if it is there, or 0 if not" in refusal["hint"]
+            assert wire.sent[mode.title()] == 2
+            assert (await watched.call("import_file", **arguments, resume_from=1_000))["import_count"] == 2_000
+    assert await agent.count(collection) == 3_000
+
+
+@pytest.mark.parametrize("mode", ["upsert", "insert"])
+async def test_requests_with_a_common_key_are_carried_out_in_the_order_of_the_file(
+    lite: str, films: str, files: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of requests at once, the one that is sent later could be carried out before the other."""
+    monkeypatch.setattr(Backend, "concurrent_writes", 4)
+    name = write_lines(files / "twice.jsonl", [film(n % 1_000, year=1 + n // 1_000) for n in range(2_000)])
+    second = anyio.Event()
+
+    async def hold_the_first(rpc: str, _request: Any) -> None:
+        if rpc == mode.title() and wire.sent[rpc] == 1:
+            with anyio.move_on_after(0.3):
+                await second.wait()
+
+    async def note(rpc: str, _request: Any) -> None:
+        if rpc == mode.title():
+            second.set()
+
+    with watching() as wire:
+        wire.before, wire.after = hold_the_first, note
+        async with agent_on(lite, files_dir=str(files)) as agent:
+            arguments = {"collection_name": films, "path": name, "mode": mode, "on_error": "skip"}
+            imported = await agent.call("import_file", **arguments)
+            years = {each["year"] for each in await stored(agent, films)}
+    assert (imported["import_count"], years) == ((2_000, {2}) if mode == "upsert" else (1_000, {1}))
+
+
+def test_known_keys_are_found_and_others_not() -> None:
+    known = KnownKeys()
+    assert not known.may_have([1, "1"])
+    known.add(range(5, 1_000))
+    known.add(["a", "b", -5])
+    assert not known.may_have([4, "c", 1_000, -6])
+    for key in (5, 999, 500, "a", "b", -5):
+        assert known.may_have([4, key])
+
+
+async def test_a_fault_of_this_server_ends_an_import_saying_from_where_to_go_on(
+    agent: Agent, films: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = write_lines(files / "fault.jsonl", [film(number) for number in range(1_500)])
+    really = Fitting.fit
+
+    def fit(self: Fitting, batch: Batch) -> Fitted:
+        if batch.first:
+            raise ZeroDivisionError
+        return really(self, batch)
+
+    monkeypatch.setattr(Fitting, "fit", fit)
+    refusal = await agent.fails("import_file", collection_name=films, path=name)
+    assert (refusal["code"], refusal["resume_from"], refusal["import_count"]) == ("partial_write", 1_000, 1_000)
+    assert "internal" in refusal["message"]
 
 
 async def test_a_partition_that_is_not_there_is_named(agent: Agent, films: str, files: Path) -> None:
