@@ -6,6 +6,7 @@ Both backends say it in words of their own (`EXPLANATIONS`); what they leave out
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from mcp_server_milvus.errors import InvalidFilter
 from mcp_server_milvus.milvus.filters import pointed
@@ -28,6 +29,7 @@ NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 PIECE = re.compile(rf"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|{WORD.pattern}|\d+(?:\.\d+)?|[<>=!&|]+|\s+|.", re.DOTALL)
 KEYWORDS = frozenset({"and", "or", "not", "in", "like", "is", "null", "true", "false", "exists", "between", "escape"})
 OPERATORS = {"=": "==", "===": "==", "<>": "!=", "=<": "<=", "=>": ">=", "&": "and", "|": "or"}
+SQL_NULL = {"==": "is", "!=": "is not"}
 COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">=", "like"})
 JOINING = frozenset({"and", "or", "not", "in", "like"})
 """Words that can follow a name or a value."""
@@ -77,7 +79,20 @@ def corrected(text: str, schema: CollectionSchema) -> str:
         before = [pieces[each] for each in spoken[max(0, place - 2) : place]]
         following = pieces[spoken[place + 1]] if place + 1 < len(spoken) else ""
         pieces[number] = _corrected_piece(piece, before, following, schema)
+    _undo_sql(pieces, spoken)
     return "".join(pieces)
+
+
+def _undo_sql(pieces: list[str], spoken: Sequence[int]) -> None:
+    """`in (…)`, `== null` and a `;` at the end, as Milvus writes them."""
+    for number, following in pairwise(spoken):
+        if pieces[number] in SQL_NULL and pieces[following] == "null":
+            pieces[number] = SQL_NULL[pieces[number]]
+        closing = next((each for each in spoken if each > following and pieces[each] == ")"), None)
+        if pieces[number] == "in" and pieces[following] == "(" and closing:
+            pieces[following], pieces[closing] = "[", "]"
+    if spoken and pieces[spoken[-1]] == ";":
+        del pieces[spoken[-1] :]
 
 
 def _corrected_piece(piece: str, before: Sequence[str], following: str, schema: CollectionSchema) -> str:

@@ -27,6 +27,9 @@ from mcp_server_milvus.vocabulary import DataType
 DYNAMIC = "$meta"
 """The column that holds the dynamic field of each entity as one JSON object, where columns cannot come and go."""
 
+KEPT: dict[str, tuple[type, ...]] = {"{": (dict,), "{[": (dict, list)}
+"""What a JSON value is in Python where it must begin so."""
+
 WHOLE_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*")
 TRUTHS = {"true": True, "false": False, "1": True, "0": False, 1: True, 0: False}
 LONGEST_PROBLEM = 300
@@ -52,6 +55,7 @@ class Fitting:
     """How the entities of one file become those of one collection. Counts what it converts.
 
     `columns` maps the file's columns to fields, and to "" those to leave out. The empty text of a CSV is no value.
+    `json_values` are those of the backend.
 
     Raises:
         InvalidArgument: two columns are mapped to the same field.
@@ -61,6 +65,7 @@ class Fitting:
     columns: Mapping[str, str]
     keys_required: bool
     kind: Format
+    json_values: str = ""
     _converted: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     _missing: set[str] = field(init=False)
 
@@ -205,7 +210,18 @@ class Fitting:
         rest = {name: matrix for name, matrix in matrices.items() if name not in arrays}
         schema = replace(self.schema, fields=tuple(each for each in self.schema.fields if each.name not in arrays))
         partial = [{name: entity[name] for name in entity if name not in arrays} for entity in entities]
+        if unkept := [problem for entity in entities if (problem := self._unkept(entity))]:
+            raise InvalidArgument(unkept[0])
         return checked_entities(schema, _with_lists(partial, rest), keys_required=self.keys_required), arrays
+
+    def _unkept(self, entity: Entity) -> str:
+        """What the backend cannot keep of an entity that fits the schema, or nothing."""
+        kinds = KEPT.get(self.json_values)
+        for each in self.schema.fields if kinds else ():
+            value = entity.get(each.name)
+            if each.type is DataType.JSON and value is not None and not isinstance(value, kinds or ()):
+                return f"field {each.name!r}: this Milvus keeps no {type(value).__name__} as a whole JSON value"
+        return ""
 
     def _found_wrong(self, batch: Batch, readable: Mapping[int, Entity]) -> dict[int, str]:
         """What is wrong with which entity; of those with the same key, with all but the first."""
@@ -214,6 +230,8 @@ class Fitting:
         wrong: dict[int, str] = {}
         for index, entity in readable.items():
             problems = entity_problems(self.schema, entity, keys_required=self.keys_required)
+            if unkept := self._unkept(entity):
+                problems.append(unkept)
             if not problems and key in entity and (same := first.setdefault(str(entity[key]), index)) != index:
                 problems = [f"field {key!r} is the same as that of {batch.place(same)}"]
             if problems:

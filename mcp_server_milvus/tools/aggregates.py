@@ -11,6 +11,7 @@ from pydantic import Field
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.milvus.aggregating import COUNT, Aggregate, Aggregation, Group, in_order
+from mcp_server_milvus.milvus.filter_help import near_misses
 from mcp_server_milvus.milvus.filters import rendered
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.paths import Path, parsed_path
@@ -120,7 +121,11 @@ def _output(
     cut = [*limits, *(page.limits() or [])]
     if len(page.entities) < len(groups):
         reason = "limit" if fits else f"{app.settings.max_result_bytes} bytes"
-        cut.append(f"groups: the first {len(page.entities)} of {len(groups)} ({reason})")
+        cut.append(
+            f"groups: the first {len(page.entities)} of {len(groups)} ({reason}); order_by, filter or limit show others"
+        )
+    asked = [path.name for path in (*group_by, *(each.path for each in aggregates if each.path))]
+    cut += near_misses(schema, args.filter, asked)
     return AggregateOutput(groups=page.entities, applied_limits=cut or None)
 
 

@@ -150,6 +150,8 @@ async def _import(app: App, args: ImportFileInput, schema: CollectionSchema, fil
     from mcp_server_milvus.milvus.importing import Import
     from mcp_server_milvus.milvus.reading import Format, format_of, read
 
+    db_name = app.database(args.db_name)
+    backend = await app.clients.backend(db_name)
     kind = Format(args.format) if args.format else format_of(args.path)
     by_default = "insert" if schema.primary_key.auto_id else "upsert"  # generated keys are in no file
     operation = args.mode if "mode" in args.model_fields_set else by_default
@@ -157,14 +159,14 @@ async def _import(app: App, args: ImportFileInput, schema: CollectionSchema, fil
     source = await anyio.to_thread.run_sync(lambda: read(file, kind, resume_from=args.resume_from, unnamed=unnamed))
     return Import(
         app.clients,
-        app.database(args.db_name),
+        db_name,
         args.collection_name,
         args.partition_name or "",
         schema,
         operation,
         args.on_error,
         source,
-        Fitting(schema, args.columns, keys_required=operation == "upsert", kind=kind),
+        Fitting(schema, args.columns, keys_required=operation == "upsert", kind=kind, json_values=backend.json_values),
         args.resume_from,
         "resume_from" in args.model_fields_set,
         app.report_progress,

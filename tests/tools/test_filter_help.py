@@ -79,6 +79,9 @@ async def test_every_tool_that_takes_a_filter_explains_it(
         ("json_contains(extra, 1) && length(year) > 1", "json_contains(extra, 1) && length(year) > 1"),
         ("director == 3", "director == 3"),
         ('year == "abc"', 'year == "abc"'),
+        ("year = NULL or year != null", "year is null or year is not null"),
+        ("title in ('a', 'b') and year IN (1, 2);", "title in ['a', 'b'] and year in [1, 2]"),
+        ("title == 'in (1) == null;'", "title == 'in (1) == null;'"),
     ],
 )
 def test_what_is_plainly_meant_is_suggested_and_nothing_else(wrong: str, right: str) -> None:

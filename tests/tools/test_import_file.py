@@ -291,7 +291,7 @@ async def test_a_text_that_is_all_of_a_json_value_is_refused_where_it_cannot_be_
     await agent.call("create_collection", collection_name=collection, fields=[ID, VECTOR, JSON])
     name = write_lines(files / "text.jsonl", [{"id": 1, "vector": [1, 2], "json": "text"}])
     refusal = await agent.fails("import_file", collection_name=collection, path=name)
-    assert refusal["code"] == "not_supported"
+    assert refusal["code"] == "invalid_argument"
     assert "json" in refusal["message"]
     (files / "text.csv").write_text('id,vector,json\n1,"[1, 2]",{\n')
     refusal = await agent.fails("import_file", collection_name=collection, path="text.csv")
@@ -530,3 +530,19 @@ async def test_an_import_whose_server_was_killed_is_completed_without_duplicates
     assert await agent.count(films) == count
     keys = another_program.query(films, "id >= 0", output_fields=["id"])
     assert sorted(each["id"] for each in keys) == list(range(count))
+
+
+async def test_a_json_value_that_the_backend_cannot_keep_is_a_wrong_line(
+    agent: Agent, collection: str, files: Path
+) -> None:
+    key, vector = {"name": "id", "type": "INT64", "is_primary": True}, {"name": "v", "type": "FLOAT_VECTOR", "dim": 1}
+    await agent.call("create_collection", collection_name=collection, fields=[key, JSON, vector])
+    values = [{"a": 1}, "text", [1], 7, {}]
+    name = write_lines(
+        files / "kept.jsonl", [{"id": number, "json": value, "v": [1]} for number, value in enumerate(values)]
+    )
+    refusal = await agent.fails("import_file", collection_name=collection, path=name)
+    assert "'json'" in refusal["message"]
+    skipped = await agent.call("import_file", collection_name=collection, path=name, on_error="skip")
+    assert (skipped["import_count"], skipped["wrong_count"]) == (3, 2)
+    assert [entity["json"] for entity in await stored(agent, collection)] == [{"a": 1}, [1], {}]
