@@ -17,6 +17,7 @@ from mcp_server_milvus.milvus.results import masked
 from mcp_server_milvus.milvus.schema import DESCRIPTION_PROPERTY, CollectionSchema
 from mcp_server_milvus.milvus.specs import FieldSpec, FunctionSpec, Properties, property_text, split_properties
 from mcp_server_milvus.milvus.waiting import load_and_wait, refresh_and_wait
+from mcp_server_milvus.settings import nearest
 from mcp_server_milvus.tool import Input, Output, tool
 from mcp_server_milvus.vocabulary import DataType, Effect, FunctionType, Toolset
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from mcp_server_milvus.milvus.client import Client
 
 TTL = "collection.ttl.seconds"
+PROPERTIES = (
+    *(TTL, "mmap.enabled", "lazyload.enabled", "partitionkey.isolation", "dynamicfield.enabled", "timezone"),
+    *("allow_insert_auto_id", "allow_update_auto_id"),
+)
+"""Those that Milvus acts on. Source: Milvus's documentation of collection properties."""
+
 SERVER_DESCRIPTION = "collection.description"
 """The property by which a Milvus server changes a description."""
 
@@ -353,10 +360,13 @@ async def _rename_steps(app: App, db_name: str, name: str, new_name: str) -> tup
 
 
 def _notes(args: AlterCollectionInput, backend: Backend) -> list[str] | None:
-    if not backend.is_lite:
-        return None
-    idle = [name for name in (TTL, "mmap.enabled") if args.properties.get(name) is not None]
-    return [f"{backend} keeps {name} and does not act on it" for name in idle] or None
+    """What was done and will do nothing."""
+    given = [name for name, value in args.properties.items() if value is not None]
+    idle = [name for name in given if backend.is_lite and name in {TTL, "mmap.enabled"}]
+    unknown = [(name, nearest(name, PROPERTIES)) for name in given if name not in PROPERTIES]
+    notes = [f"{backend} keeps {name} and does not act on it" for name in idle]
+    notes += [f"{name}: Milvus keeps properties that it does not know{meant}" for name, meant in unknown if meant]
+    return notes or None
 
 
 TOOLS = (alter_collection, truncate_collection, refresh_load)

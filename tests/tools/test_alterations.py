@@ -161,3 +161,12 @@ async def test_a_load_that_lite_cannot_do_as_asked_is_refused(
 ) -> None:
     assert (await agent.fails("load_collection", collection_name=refusing, **asked))["code"] == code
     assert await agent.call("load_collection", collection_name=refusing, replica_number=1) == {"loaded": True}
+
+
+async def test_a_misspelt_property_is_told(agent: Agent, collection: str) -> None:
+    await agent.call("create_collection", collection_name=collection, dimension=2)
+    misspelt = {"collection.ttl.secods": 5, "our.own": "x"}
+    altered = await agent.call("alter_collection", collection_name=collection, properties=misspelt)
+    (note,) = altered["notes"]
+    assert note.startswith("collection.ttl.secods: ")
+    assert "did you mean collection.ttl.seconds?" in note
