@@ -273,6 +273,11 @@ class Backend:
         return "{" if self.version < (2, 4, 0) else ""
 
     @property
+    def lists_aliases_of_default_only(self) -> bool:
+        """Whether ListAliases looks into the default database, whatever database the call is about."""
+        return not self.is_lite and self.version < (2, 4, 0)
+
+    @property
     def keeps_duplicate_keys(self) -> bool:
         """Whether inserting an existing primary key adds a second entity instead of replacing the first."""
         return not self.is_lite

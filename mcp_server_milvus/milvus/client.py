@@ -129,8 +129,11 @@ class Client(DataClient):
 
     async def aliases(self, collection_name: str) -> list[str]:
         """The collection's aliases."""
-        described: Any = await self.list_aliases(collection_name)
-        return sorted(described["aliases"] if isinstance(described, dict) else described)
+        if self.backend.is_lite:  # which tells none in a description
+            listed: Any = await self.list_aliases(collection_name)
+            return sorted(listed["aliases"] if isinstance(listed, dict) else listed)
+        described: Any = await self.describe_collection(collection_name)
+        return sorted(described.get("aliases", ()))
 
     async def is_loaded(self, collection_name: str, partition_names: list[str] | None = None) -> bool:
         """Whether the collection is loaded, or these partitions of it. One loaded partition makes a collection so."""
@@ -162,6 +165,8 @@ class Client(DataClient):
 
     async def all_aliases(self) -> list[str]:
         """Every alias of the database, sorted."""
+        if self.backend.lists_aliases_of_default_only and self.database not in {"", "default"}:
+            return sorted([alias for name in await self.list_collections() for alias in await self.aliases(name)])
         stub, metadata = await self.stub()
         response = await stub.ListAliases(Prepare.list_aliases_request(""), metadata=metadata)
         check_status(response.status)
@@ -169,12 +174,14 @@ class Client(DataClient):
 
     async def alias_target(self, alias: str) -> str | None:
         """The collection of the alias, or None when there is no such alias."""
+        by_description = self.backend.lists_aliases_of_default_only
         try:
-            return str((await self.describe_alias(alias))["collection_name"])
+            described: Any = await (self.describe_collection(alias) if by_description else self.describe_alias(alias))
         except MilvusException as failure:
             if failure.code in {ErrorCode.COLLECTION_NOT_FOUND, ALIAS_NOT_FOUND}:
                 return None
             raise
+        return None if described["collection_name"] == alias else str(described["collection_name"])
 
     async def rename(self, collection_name: str, new_name: str) -> None:
         """Renames a collection. Later reads by its new name see what was written by its old one."""

@@ -22,7 +22,8 @@ Only this file touches pymilvus's private names. Each fault was seen with pymilv
 - `flush_all` and `get_flush_all_state` are missing in the async handler.
 - `optimize` compacts the collection of that name in the default database, and turns a cancellation into an error.
 - `refresh_load` refreshes nothing: it only asks how far a refresh is.
-- `list_aliases` refuses to list those of a whole database, which every backend can.
+- `list_aliases` refuses to list those of a whole database, which every backend can; Milvus 2.3.5 looks into the default
+  database whatever database is asked for.
 - `rename_collection` and the calls that change an alias leave the old schema in pymilvus's cache.
 """
 

@@ -12,7 +12,7 @@ from pymilvus.grpc_gen import common_pb2
 
 from tests.agent import Agent, agent_on
 
-pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live")]
+pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live with servers of their own")]
 
 NUMBERS = itertools.count(1)
 PASSWORD, BETTER = "first-pass-9431", "better-pass-5178"

@@ -8,7 +8,7 @@ from mcp.client import Client
 from tests.agent import served
 from tests.every_tool import outcomes, require_recorded
 
-pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live")]
+pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live with servers of their own")]
 
 
 async def test_every_tool_works_or_is_refused_in_words(

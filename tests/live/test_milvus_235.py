@@ -12,7 +12,7 @@ from pymilvus import AsyncMilvusClient, MilvusException
 
 from tests.live.conftest import RealMilvus
 
-pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live")]
+pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live with servers of their own")]
 
 LISTENING = "0A"
 

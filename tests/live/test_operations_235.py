@@ -85,7 +85,7 @@ async def test_flushing_without_a_collection_flushes_every_collection(agent: Age
         await agent.call("insert", collection_name=name, data=[{"id": 100, "vector": [1, 1]}])
     assert await agent.call("flush") == {"flushed": True}
     rows = [(await agent.call("collection_stats", collection_name=name))["row_count"] for name in (kept, plain)]
-    assert rows == [51, 1]
+    assert rows in ([51, 1], [26, 1])  # the second once Milvus has compacted what was deleted
     assert (await agent.fails("flush", collection_name="nowhere"))["code"] == "not_found"
 
 

@@ -12,7 +12,7 @@ from mcp_server_milvus.errors import Denied
 from tests.live.conftest import RealMilvus
 from tests.milvus.conftest import agent
 
-pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live")]
+pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live with servers of their own")]
 
 
 async def test_killed_frozen_and_back_it_is_waited_for_no_longer_than_asked(mortal_milvus_235: RealMilvus) -> None:
