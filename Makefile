@@ -1,4 +1,5 @@
 # Each target sets up what it needs in .venv by itself, the first time and whenever the lock changes.
+# The lock is complete, so nothing is installed for being another package's dependency.
 # Paths are relative throughout, so that a clone may lie in a folder with a space in its name.
 
 PYTHON ?= python3
@@ -50,7 +51,7 @@ $(STAMP): requirements.lock pyproject.toml
 		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . ; \
 	else \
 		{ $(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv; } && \
-		$(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install --require-hashes --requirement requirements.lock && \
+		$(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install --require-hashes --no-deps --requirement requirements.lock && \
 		$(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install --no-deps --no-build-isolation --editable . ; \
 	fi
 	@touch $@

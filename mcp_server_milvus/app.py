@@ -1,14 +1,17 @@
-"""What a tool works with: settings, clients and schemas, opened once per process."""
+"""What a tool works with: settings, clients, schemas and embedders, opened once per process."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from mcp_server_milvus.embedding.binding import Binding, bindings_in, mapped
+from mcp_server_milvus.embedding.embedders import Embedders
 from mcp_server_milvus.errors import InvalidFilter, NotLoaded
 from mcp_server_milvus.milvus.cache import SchemaCache
 from mcp_server_milvus.milvus.filter_help import explained
 from mcp_server_milvus.milvus.pool import ClientPool
+from mcp_server_milvus.milvus.properties import KeptProperties
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.milvus.waiting import ReportProgress, load_and_wait
 from mcp_server_milvus.settings import Settings
@@ -30,11 +33,29 @@ class App:
     settings: Settings
     clients: ClientPool
     schemas: SchemaCache
+    embedders: Embedders
+    properties: KeptProperties
     report_progress: ReportProgress = report_nothing
 
     def database(self, db_name: str | None) -> str:
         """The database of a call: the one it names, or the setting's."""
         return db_name or self.settings.db_name
+
+    def bindings(self, db_name: str, schema: CollectionSchema) -> dict[str, Binding]:
+        """Which vector fields of a collection are made from which text, by vector field.
+
+        Other clients may have dropped the fields, or written into the properties what makes no sense.
+        """
+        found = mapped(self.settings.mapped_fields, db_name, schema.name) | bindings_in(schema.properties)
+        fields = schema.by_name
+        return {
+            name: each
+            for name, each in found.items()
+            if name in fields
+            and fields[name].holds_embeddings
+            and each.text_field in fields
+            and fields[each.text_field].holds_text
+        }
 
     async def with_schema(
         self,
@@ -47,13 +68,24 @@ class App:
         """What `use` returns for a client and the schema; once more if the collection has changed meanwhile."""
 
         async def borrowed(schema: CollectionSchema) -> Result:
-            try:
-                async with self.clients.client(db_name, seconds=seconds) as client:
-                    return await use(client, schema)
-            except InvalidFilter as error:
-                raise explained(error, schema) from error
+            return await self.with_client(db_name, schema, use, seconds=seconds)
 
         return await self.schemas.used_by(db_name, collection_name, borrowed)
+
+    async def with_client(
+        self,
+        db_name: str,
+        schema: CollectionSchema,
+        use: Callable[["Client", CollectionSchema], Awaitable[Result]],
+        *,
+        seconds: float | None = None,
+    ) -> Result:
+        """What `use` returns for a client and this schema, which tells what is wrong with a filter."""
+        try:
+            async with self.clients.client(db_name, seconds=seconds) as client:
+                return await use(client, schema)
+        except InvalidFilter as error:
+            raise explained(error, schema) from error
 
     async def read(
         self, db_name: str, collection_name: str, use: Callable[["Client", CollectionSchema], Awaitable[Result]]
@@ -89,5 +121,7 @@ class App:
 @asynccontextmanager
 async def open_app(settings: Settings) -> AsyncGenerator[App]:
     """The App of this process, until the block ends. Connects to nothing and imports no pymilvus yet."""
-    async with ClientPool(settings) as clients:
-        yield App(settings, clients, SchemaCache(clients, ttl=settings.schema_ttl))
+    async with ClientPool(settings) as clients, Embedders(settings.all_embedders) as embedders:
+        properties = KeptProperties(settings.data_dir, settings.uri)
+        schemas = SchemaCache(clients, properties, ttl=settings.schema_ttl)
+        yield App(settings, clients, schemas, embedders, properties)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, cast
 import anyio
 
 from mcp_server_milvus import __version__
-from mcp_server_milvus.settings import Settings, SettingsError, load_settings, nearest
+from mcp_server_milvus.settings import FILE_ONLY, Settings, SettingsError, load_settings, nearest
 from mcp_server_milvus.vocabulary import Transport
 
 OK, TOOL_ERROR, USAGE_ERROR = 0, 1, 2
@@ -87,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--legacy", action="store_true", default=False, help="demo: as a client of the older protocol")
     parser.add_argument("--json", action="store_true", default=False, help="tools: print contracts as JSON")
     for name, field in Settings.model_fields.items():
+        if name in FILE_ONLY:
+            continue
         flag = "--" + name.replace("_", "-")
         help_text = (field.description or "").replace("%", "%%")
         if field.annotation is bool:

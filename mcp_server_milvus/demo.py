@@ -31,14 +31,10 @@ PER_CALL = 500
 WIDTH = 110
 START_SECONDS = 30
 
-FIELDS = [
-    {"name": "name", "type": "VARCHAR", "max_length": 200, "is_primary": True},
+METADATA = [
     {"name": "module", "type": "VARCHAR", "max_length": 100},
     {"name": "signature", "type": "VARCHAR", "max_length": 1_000},
-    {"name": "text", "type": "VARCHAR", "max_length": 20_000, "enable_analyzer": True},
-    {"name": "words", "type": "SPARSE_FLOAT_VECTOR"},
 ]
-BM25 = {"name": "bm25", "type": "BM25", "input_field_names": ["text"], "output_field_names": ["words"]}
 
 
 class DemoFailed(Exception):
@@ -67,7 +63,8 @@ async def _show(agent: "_Shown", documents: list[dict[str, Any]]) -> None:
     docs = {"collection_name": "docs"}
     listed = await agent.call("list_collections", {})
     agent.require(listed["collections"] == [])
-    made = await agent.call("create_collection", docs | {"fields": FIELDS, "functions": [BM25]})
+    form = {"text_field": "text", "metadata": METADATA, "id_type": "string", "enable_dynamic_field": False}
+    made = await agent.call("create_collection", docs | form)
     agent.require(made["created"] and made["loaded"])
     for start in range(0, len(documents), PER_CALL):
         some = documents[start : start + PER_CALL]
@@ -80,7 +77,7 @@ async def _show(agent: "_Shown", documents: list[dict[str, Any]]) -> None:
     await _show_reading(agent, docs)
     await _show_changing(agent, docs, documents)
     described = await agent.call("describe_collection", docs)
-    agent.require(len(described["fields"]) == len(FIELDS))
+    agent.require({"module", "signature", "text"} <= {field["name"] for field in described["fields"]})
     dropped = await agent.call("drop_collection", docs)
     agent.require(dropped["dropped"])
     listed = await agent.call("list_collections", {})
@@ -100,11 +97,11 @@ async def _show_reading(agent: "_Shown", docs: dict[str, Any]) -> None:
     first = await agent.call("query", matching)
     agent.require(len(first["entities"]) == matching["limit"])
     second = await agent.call("query", matching | {"cursor": first["next_cursor"]})
-    agent.require(second["entities"][0]["name"] > first["entities"][-1]["name"])
+    agent.require(second["entities"][0]["id"] > first["entities"][-1]["id"])
 
 
 async def _show_changing(agent: "_Shown", docs: dict[str, Any], documents: list[dict[str, Any]]) -> None:
-    key = documents[0]["name"]
+    key = documents[0]["id"]
     changed = documents[0] | {"text": "A text about zeppelins."}
     upserted = await agent.call("upsert", docs | {"data": [changed]})
     agent.require(upserted["upsert_count"] == 1)
@@ -217,7 +214,7 @@ def _docstrings(module: str, path: Path) -> Iterator[dict[str, Any]]:
                 f"{node.name}({ast.unparse(node.args)})" if isinstance(node, ast.FunctionDef) else f"class {node.name}"
             )
             yield {
-                "name": f"{module}.{node.name}:{node.lineno}",
+                "id": f"{module}.{node.name}:{node.lineno}",
                 "module": module,
                 "signature": signature[:500],
                 "text": text[:5_000],

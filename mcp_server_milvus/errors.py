@@ -17,6 +17,8 @@
     ├── DeadlineExceeded     the time was up; whether it happened is unknown
     ├── MilvusFailed         Milvus refused or failed for a reason of its own
     │   └── Interrupted      it failed in the middle: whether it happened is unknown
+    ├── EmbedderFailed       the embedder refused a text, or answered with what is no embedding; nothing was done
+    │   └── EmbedderUnavailable  it could not be reached or had no time; nothing was done
     └── Internal             a fault of this server
 
 Each has a `code` (stable, for programs), a `message` (what happened and what was expected), a `hint` (what to do
@@ -145,6 +147,19 @@ class MilvusFailed(Error):
 
 class Interrupted(MilvusFailed):
     """Milvus failed in the middle of the call. For a write, whether it happened is unknown."""
+
+
+class EmbedderFailed(Error):
+    """The embedder refused a text, or answered with what is no embedding; nothing was done."""
+
+    code = "embedder_failed"
+
+
+class EmbedderUnavailable(EmbedderFailed):
+    """The embedder could not be reached or had no time; nothing was done."""
+
+    code = "embedder_unavailable"
+    retriable = True
 
 
 class Internal(Error):

@@ -33,11 +33,11 @@ LOGGER = logging.getLogger("mcp_server_milvus")
 INSTRUCTIONS = """\
 A Milvus vector database. list_collections and describe_collection show what is there; describe_collection gives an \
 example entity and an example search for each collection.
-To store text and find it by words: create_collection with a VARCHAR field (enable_analyzer), a SPARSE_FLOAT_VECTOR \
-field and a BM25 function from one to the other; insert entities without the sparse field; search with text.
-With vectors of your own: create_collection with dimension, insert entities {id, vector, ...}, search with vector.
+To keep text and find it by {how}: create_collection with text_field; insert entities without vectors (chunk_size \
+splits long texts); search with text. Never make up a vector.
+With vectors of your own: create_collection with dimension, insert entities {{id, vector, ...}}, search with vector.
 For a question about many entities use aggregate or query with order_by instead of reading them.
-Errors are {code, message, hint, retriable}: do what the hint says. Whole numbers beyond 2^53 travel as strings."""
+Errors are {{code, message, hint, retriable}}: do what the hint says. Whole numbers beyond 2^53 travel as strings."""
 
 
 def build_server(app: App, tools: Iterable[Tool[Any, Any]]) -> MCPServer[None]:
@@ -47,7 +47,7 @@ def build_server(app: App, tools: Iterable[Tool[Any, Any]]) -> MCPServer[None]:
         name="mcp-server-milvus",
         title="Milvus",
         version=__version__,
-        instructions=INSTRUCTIONS,
+        instructions=INSTRUCTIONS.format(how="meaning and words" if app.embedders else "its words"),
         tools=[*offered],
         cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL_MS, scope="public")},
         log_level=cast("Any", app.settings.log_level),

@@ -3,12 +3,13 @@
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -18,9 +19,22 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from mcp_server_milvus.vocabulary import Transport
+from mcp_server_milvus.vocabulary import EmbedderBackend, Transport
 
 PREFIX = "MILVUS_MCP_"
+FILE_ONLY = frozenset({"embedders"})
+"""Settings that only the TOML file can hold."""
+
+OPENAI_URL = "https://api.openai.com/v1"
+LOCAL_MODEL = "BAAI/bge-small-en-v1.5"
+"""67 MB, 384 dimensions, English: fastembed's own default."""
+
+LONGEST_NAME = 256
+"""Characters of a model's name."""
+
+LONGEST_PREFIX = 1_000
+"""Characters that may be put before a text."""
+
 UNPREFIXED = {"MILVUS_URI": "uri", "MILVUS_TOKEN": "token", "MILVUS_DB": "db_name"}
 
 
@@ -80,6 +94,82 @@ def _credentials_apart(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"token": unquote(credentials)} | dict(values) | {"uri": urlunsplit(parts._replace(netloc=address))}
 
 
+def _checked_base_url(url: str) -> str:
+    parts = _address(url)
+    if parts is None or "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("must be http(s)://HOST[:PORT][/PATH]; a key goes into embed_api_key")
+    return url.rstrip("/").removesuffix("/embeddings")
+
+
+def _checked_key(key: SecretStr) -> SecretStr:
+    """The key without the line end of the file that it comes from: it becomes a header."""
+    secret = key.get_secret_value().strip()
+    if not (secret.isascii() and secret.isprintable()):
+        raise ValueError("has characters that no key has")
+    return SecretStr(secret)
+
+
+BaseUrl = Annotated[str, AfterValidator(_checked_base_url)]
+ApiKey = Annotated[SecretStr, AfterValidator(_checked_key)]
+
+
+class MappedField(NamedTuple):
+    """A vector field made elsewhere, in the words of `embed_map`; `db_name` is empty where none was given."""
+
+    db_name: str
+    collection_name: str
+    vector_field: str
+    text_field: str
+    embedder: str
+
+
+def _mapped_fields(embed_map: str) -> Iterator[MappedField]:
+    for part in filter(None, map(str.strip, embed_map.split(","))):
+        target, _, source = map(str.strip, part.partition("="))
+        path, _, vector_field = target.rpartition(".")
+        db_name, _, collection_name = path.rpartition("/")
+        text_field, _, embedder = source.partition("@")
+        if not (collection_name and vector_field and text_field):
+            raise ValueError(f"{part!r} is not [DB/]COLLECTION.FIELD=TEXT_FIELD[@EMBEDDER]")
+        yield MappedField(db_name, collection_name, vector_field, text_field, embedder)
+
+
+def _checked_map(embed_map: str) -> str:
+    tuple(_mapped_fields(embed_map))
+    return embed_map
+
+
+class EmbedderSettings(BaseModel):
+    """One embedder. `timeout` is the seconds of one request; `batch` the texts of one; `dim` 0 for the model's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    backend: EmbedderBackend
+    model: str = ""
+    model_dir: str = ""
+    base_url: BaseUrl = OPENAI_URL
+    api_key: ApiKey = SecretStr("")
+    dim: int = Field(0, ge=0, le=32_768)
+    query_prefix: str = Field("", max_length=LONGEST_PREFIX)
+    document_prefix: str = Field("", max_length=LONGEST_PREFIX)
+    batch: int = Field(64, ge=1, le=2_048)
+    concurrency: int = Field(4, ge=1, le=64)
+    timeout: float = Field(30.0, gt=0, le=3600)
+
+    @model_validator(mode="after")
+    def _names_its_model(self) -> "EmbedderSettings":
+        if self.backend is EmbedderBackend.OPENAI and not self.model:
+            raise ValueError("the embedder openai needs a model: set embed_model, or model in [embedders.NAME]")
+        if not (self.model_name.isprintable() and 0 < len(self.model_name) <= LONGEST_NAME):
+            raise ValueError(f"the name of a model has 1 to {LONGEST_NAME} printable characters")
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The model, as it is remembered: what was named, or the folder, or the default."""
+        return self.model or (Path(self.model_dir).name if self.model_dir else LOCAL_MODEL)
+
+
 class Settings(BaseSettings):
     """What the operator decided. Secrets are masked in every representation."""
 
@@ -115,8 +205,49 @@ class Settings(BaseSettings):
     schema_ttl: float = Field(60.0, ge=0, description="Seconds that a collection's schema is trusted")
     max_result_bytes: int = Field(32_768, ge=1_024, description="Bytes that one result may have")
     max_scan: int = Field(1_000_000, ge=1, description="Entities that one aggregate, order_by or exact search may read")
+    embedder: Literal["none", "openai", "fastembed"] = Field(
+        "none", description="What embeds texts: openai (any OpenAI-compatible endpoint) or fastembed (in this process)"
+    )
+    embed_model: str = Field(
+        "", description=f"Model of the embedder; empty: {LOCAL_MODEL} of fastembed, or the name of embed_model_dir"
+    )
+    embed_model_dir: str = Field("", description="Folder with an ONNX model and its tokenizer: nothing is downloaded")
+    embed_base_url: BaseUrl = Field(
+        OPENAI_URL, description="Endpoint of the embedder openai, up to and without /embeddings"
+    )
+    embed_api_key: ApiKey = Field(SecretStr(""), description="Key for embed_base_url")
+    embed_dim: int = Field(0, ge=0, le=32_768, description="Dimensions to ask the endpoint for; 0: the model's own")
+    embed_query_prefix: str = Field(
+        "", max_length=LONGEST_PREFIX, description="Put before a text that is searched for, if the model wants one"
+    )
+    embed_document_prefix: str = Field(
+        "", max_length=LONGEST_PREFIX, description="Put before a text that is stored, if the model wants one"
+    )
+    embed_batch: int = Field(64, ge=1, le=2_048, description="Texts in one request to the endpoint")
+    embed_concurrency: int = Field(4, ge=1, le=64, description="Requests to the endpoint at one time")
+    embed_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds that one request to the endpoint may take")
+    embed_map: Annotated[str, AfterValidator(_checked_map)] = Field(
+        "", description="Vector fields made elsewhere by an embedder: [DB/]COLLECTION.FIELD=TEXT_FIELD[@EMBEDDER], …"
+    )
+    embedders: dict[str, EmbedderSettings] = Field(
+        default_factory=dict[str, EmbedderSettings],
+        description="More embedders by name, in the TOML file: [embedders.NAME] with backend, model, base_url, …",
+    )
     max_concurrency: int = Field(64, ge=1, description="Calls to Milvus at one time")
     log_level: str = Field("WARNING", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="What is logged to stderr")
+
+    @model_validator(mode="after")
+    def _has_sound_embedders(self) -> "Settings":
+        try:
+            names = self.all_embedders.keys()
+        except ValidationError as error:
+            raise ValueError(_described(error)) from None
+        if self.embedder != "none" and "default" in self.embedders:
+            raise ValueError("embedders: the name default belongs to the embedder of the flags")
+        for each in self.mapped_fields:
+            if each.embedder and each.embedder not in names:
+                raise ValueError(f"embed_map: there is no embedder {each.embedder!r}{nearest(each.embedder, names)}")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -134,6 +265,23 @@ class Settings(BaseSettings):
     def file_folders(self) -> tuple[Path, ...]:
         """The folders that import_file and export_file may use."""
         return tuple(Path(each).expanduser().absolute() for each in self.files_dir.split(os.pathsep) if each)
+
+    @property
+    def all_embedders(self) -> dict[str, EmbedderSettings]:
+        """Every embedder by its name; the one of the flags is named `default` and comes first."""
+        if self.embedder == "none":
+            return dict(self.embedders)
+        flags = {
+            name.removeprefix("embed_"): getattr(self, name)
+            for name in type(self).model_fields
+            if name.startswith("embed_") and name != "embed_map"
+        }
+        return {"default": EmbedderSettings(backend=EmbedderBackend(self.embedder), **flags), **self.embedders}
+
+    @property
+    def mapped_fields(self) -> tuple[MappedField, ...]:
+        """What `embed_map` says, each with its database."""
+        return tuple(each._replace(db_name=each.db_name or self.db_name) for each in _mapped_fields(self.embed_map))
 
     @property
     def credentials(self) -> str:
@@ -207,7 +355,7 @@ def _from_dotenv() -> Mapping[str, Any]:
 
 
 def _from_environment(source: EnvSettingsSource) -> Mapping[str, Any]:
-    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    known = {PREFIX + name.upper(): name for name in Settings.model_fields if name not in FILE_ONLY}
     values: dict[str, Any] = {
         UNPREFIXED[name]: value for name, value in source.env_vars.items() if name in UNPREFIXED and value
     }
@@ -222,7 +370,12 @@ def _from_environment(source: EnvSettingsSource) -> Mapping[str, Any]:
 
 
 def _described(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}"
-        for problem in error.errors()
-    )
+    return "; ".join(map(_told, error.errors()))
+
+
+def _told(problem: ErrorDetails) -> str:
+    """`port: Input should be …`. What is wrong between two settings has its own words only."""
+    said = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        said = f"there is no such key{nearest(str(problem['loc'][-1]), EmbedderSettings.model_fields)}"
+    return ": ".join(filter(None, (".".join(map(str, problem["loc"])), said)))

@@ -74,6 +74,12 @@ OTHER_NAMES = {
     "partition": "partition_name",
     "alias_name": "alias",
     "sort": "order_by",
+    "search_type": "mode",
+    "highlight": "snippet",
+    "chunk": "chunk_size",
+    "overlap": "chunk_overlap",
+    "text_column": "text_field",
+    "metadata_fields": "metadata",
 }
 """What callers write, from other databases and other servers, and the argument that they mean."""
 

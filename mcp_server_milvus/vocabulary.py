@@ -30,6 +30,23 @@ class Transport(StrEnum):
     HTTP = "http"
 
 
+class EmbedderBackend(StrEnum):
+    """What computes embeddings of texts on this side of Milvus."""
+
+    OPENAI = "openai"
+    FASTEMBED = "fastembed"
+
+
+class SearchMode(StrEnum):
+    """How a text is searched for: by its words, its meaning, both, or a function inside Milvus that embeds it."""
+
+    AUTO = "auto"
+    BM25 = "bm25"
+    DENSE = "dense"
+    HYBRID = "hybrid"
+    FUNCTION = "function"
+
+
 class MetricType(StrEnum):
     """How two vectors are compared. For L2, HAMMING and JACCARD a smaller score is better, else a larger one."""
 

@@ -1,3 +1,10 @@
+"""What every test may use."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 
@@ -5,6 +12,19 @@ import pytest
 def anyio_backend() -> str:
     """pymilvus's async client runs on asyncio only."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The settings of an embedder with a real model in a local folder."""
+    folder = tmp_path_factory.mktemp("minilm")
+    script = Path(__file__).parents[1] / "tools" / "minilm.py"
+    subprocess.run([sys.executable, str(script), str(folder)], check=True)
+    return {
+        "embedder": "fastembed",
+        "embed_model": "sentence-transformers/all-MiniLM-L6-v2",
+        "embed_model_dir": str(folder),
+    }
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

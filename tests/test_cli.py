@@ -55,8 +55,17 @@ def test_version(run: Run) -> None:
 def test_help_shows_the_commands_and_every_setting_and_no_value_of_one(run: Run) -> None:
     result = run("--help", environment={"MILVUS_TOKEN": SECRET})
     assert result.returncode == 0
-    for word in ("call TOOL JSON|-", "tools [--json]", "demo", "--db-name", "--max-result-bytes", "--config"):
+    for word in (
+        "call TOOL JSON|-",
+        "tools [--json]",
+        "demo",
+        "--db-name",
+        "--max-result-bytes",
+        "--config",
+        "--embed-model",
+    ):
         assert word in result.stdout
+    assert "--embedders" not in result.stdout
     assert "--milvus-uri" not in result.stdout
     assert SECRET not in result.stdout
 
@@ -131,6 +140,8 @@ def test_tools_json_is_the_contracts(run: Run) -> None:
         (["call", "cuont", "{}"], "there is no tool 'cuont' (did you mean count?)"),
         (["--port", "http"], "port: "),
         (["--config", "nowhere.toml"], "there is no file nowhere.toml"),
+        (["--embedder", "openai", f"--embed-api-key={SECRET}"], "the embedder openai needs a model: set embed_model"),
+        (["--embedders", "{}"], "unknown flag --embedders (did you mean --embedder?)"),
     ],
 )
 def test_bad_usage_is_said_in_a_line_and_exits_2(run: Run, arguments: list[str], said: str) -> None:

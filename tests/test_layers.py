@@ -16,6 +16,9 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 MILVUS = {"pymilvus", "grpc", "milvus_lite", "numpy", "pandas", "pyarrow"}
 """What only milvus/ may import, and what a handshake must not wait for."""
 
+EMBEDDING = {"fastembed", "huggingface_hub", "onnxruntime", "tokenizers"}
+"""What only an embedder that is used imports: it takes seconds."""
+
 PROTOCOL = {"mcp", "mcp_types", "starlette", "uvicorn", "sse_starlette"}
 """What only the parts that speak MCP may import."""
 
@@ -24,11 +27,18 @@ LAYERS = {
     "vocabulary": set[str](),
     "settings": {"errors", "vocabulary"},
     "policy": {"errors", "settings", "vocabulary"},
-    "milvus": {"errors", "milvus", "settings", "vocabulary"},
+    "text": {"text"},
+    "milvus": {"errors", "milvus", "settings", "text", "vocabulary"},
     "embedding": {"embedding", "errors", "settings", "vocabulary"},
-    "app": {"embedding", "errors", "milvus", "settings", "vocabulary"},
+    "app": {"embedding", "errors", "milvus", "settings", "text", "vocabulary"},
+    "bindings": {"app", "embedding", "errors", "milvus", "vocabulary"},
+    "filling": {"app", "embedding", "errors", "milvus", "settings", "text", "vocabulary"},
+    "planning": {"embedding", "errors", "milvus", "settings", "text", "vocabulary"},
     "tool": {"app", "errors", "settings", "vocabulary"},
-    "tools": {"app", "embedding", "errors", "milvus", "settings", "tool", "vocabulary"},
+    "tools": {
+        *("app", "bindings", "embedding", "errors", "filling", "milvus", "planning", "settings", "text", "tool"),
+        "vocabulary",
+    },
 }
 """The parts of the package that know no MCP, and what each may import of the others."""
 
@@ -147,10 +157,34 @@ def test_what_imports_pymilvus_at_once_is_itself_imported_late_by_everything_out
 
 @pytest.mark.parametrize(
     ("module", "slow"),
-    [("cli", MILVUS | {"uvicorn"}), ("server", MILVUS)],  # the SDK's own server imports uvicorn
+    [("cli", MILVUS | EMBEDDING | {"uvicorn", "httpx2"}), ("server", MILVUS | EMBEDDING)],  # the SDK imports the others
 )
 def test_importing_the_server_imports_nothing_that_is_slow(module: str, slow: set[str]) -> None:
     show = f"import sys, {PACKAGE}.{module}; print(*sorted({slow} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", show], check=True, capture_output=True, text=True)
+    assert result.stdout.split() == []
+
+
+def test_only_the_embedders_import_what_embeds_and_only_when_they_are_used() -> None:
+    found = {m.name: of_others(m.imports()) & EMBEDDING for m in modules()}
+    assert {name for name, others in found.items() if others} == {"embedding.local"}
+    assert {m.name for m in modules() if of_others(m.imports_when_imported()) & EMBEDDING} == set()
+    at_once = {m.name for m in modules() if "httpx2" in of_others(m.imports_when_imported())}
+    assert at_once == {"embedding.openai"}
+    assert {m.name for m in modules() if of_the_package(m.imports_when_imported()) & at_once} == set()
+
+
+def test_configuring_an_embedder_imports_and_connects_nothing() -> None:
+    """A server that has one is as fast to start as one that has none."""
+    show = f"""
+import sys
+from {PACKAGE}.embedding.embedders import Embedders
+from {PACKAGE}.settings import load_settings
+base = {{"embedder": "fastembed", "embedders": {{"code": {{"backend": "openai", "model": "m"}}}}}}
+embedders = Embedders(load_settings(base).all_embedders)
+embedders.named()
+print(*sorted({EMBEDDING | MILVUS} & set(sys.modules)))
+"""
     result = subprocess.run([sys.executable, "-c", show], check=True, capture_output=True, text=True)
     assert result.stdout.split() == []
 

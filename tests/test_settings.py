@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from mcp_server_milvus.cli import _flags, _parser
-from mcp_server_milvus.settings import Settings, SettingsError, default_data_dir, load_settings
+from mcp_server_milvus.settings import FILE_ONLY, Settings, SettingsError, default_data_dir, load_settings
 from mcp_server_milvus.vocabulary import Transport
 
 SECRET = "s3cr3t-Pa55"
@@ -32,11 +32,23 @@ GIVEN: dict[str, tuple[Any, Any]] = {
     "auto_load": (False, False),
     "schema_ttl": (0, 0.0),
     "max_result_bytes": (4096, 4096),
+    "embedder": ("fastembed", "fastembed"),
+    "embed_model": ("MiniLM", "MiniLM"),
+    "embed_model_dir": ("models", "models"),
+    "embed_base_url": ("http://localhost:11434/v1", "http://localhost:11434/v1"),
+    "embed_api_key": (SECRET, SecretStr(SECRET)),
+    "embed_dim": (256, 256),
+    "embed_query_prefix": ("query: ", "query: "),
+    "embed_document_prefix": ("passage: ", "passage: "),
+    "embed_batch": (8, 8),
+    "embed_concurrency": (2, 2),
+    "embed_timeout": (5, 5.0),
+    "embed_map": ("docs.vector=body", "docs.vector=body"),
     "max_concurrency": (3, 3),
     "log_level": ("DEBUG", "DEBUG"),
 }
 """For each setting a value that is not its default: as TOML has it, and as it is read."""
-each_setting = pytest.mark.parametrize("name", Settings.model_fields)
+each_setting = pytest.mark.parametrize("name", [name for name in Settings.model_fields if name not in FILE_ONLY])
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +93,7 @@ def test_each_setting_is_read_from_the_environment(name: str, monkeypatch: pytes
 @each_setting
 def test_each_setting_is_read_from_dotenv(name: str) -> None:
     value, expected = GIVEN[name]
-    dotenv(**{f"MILVUS_MCP_{name.upper()}": text(value)})
+    dotenv(**{f"MILVUS_MCP_{name.upper()}": f"'{text(value)}'"})
     assert getattr(load_settings({}), name) == expected
 
 
@@ -190,6 +202,9 @@ def test_a_dotenv_that_is_no_text_is_said_to_be_unreadable() -> None:
         *(("uri", wrong) for wrong in ("milvus.sqlite", "grpc://host/x.db", "http://[::1")),
         *(("timeout", wrong) for wrong in ("0", "soon", "nan")),
         *(("port", wrong) for wrong in ("65536", "-1", "http")),
+        *(("embed_base_url", wrong) for wrong in ("", "h:1", "http://key@h", "http://h/v1?key=1", "http://h/#x")),
+        *(("embed_map", wrong) for wrong in ("docs", "vector=body", "docs.vector", "docs.vector=", "docs.=body")),
+        *(("embedder", "openi"), ("embed_dim", "-1"), ("embed_query_prefix", "p" * 1_001), ("embed_api_key", "a\nb")),
         *(("transport", "pigeon"), ("log_level", "LOUD"), ("stateless", "perhaps"), ("max_result_bytes", "10")),
     ],
 )
@@ -198,13 +213,88 @@ def test_a_value_that_does_not_fit_is_refused_and_its_setting_named(name: str, v
         load_settings({name: value})
 
 
+def test_embedders_are_those_of_the_flags_and_of_the_tables_in_the_file() -> None:
+    Path("settings.toml").write_text(
+        """
+        embedder = "fastembed"
+        embed_model_dir = "models/mini"
+        embed_map = "docs.v=body, prod/docs.v=title@code"
+
+        [embedders.code]
+        backend = "openai"
+        model = "coder"
+        base_url = "http://h:1/v1/embeddings/"
+        api_key = "k\\n"
+        query_prefix = "search: "
+        """,
+        "utf-8",
+    )
+    settings = load_settings({}, Path("settings.toml"))
+    default, code = settings.all_embedders.values()
+    assert list(settings.all_embedders) == ["default", "code"]
+    assert (default.backend, default.model_name, default.batch) == ("fastembed", "mini", 64)
+    assert (code.backend, code.model_name, code.query_prefix) == ("openai", "coder", "search: ")
+    assert (code.base_url, code.api_key.get_secret_value()) == ("http://h:1/v1", "k")
+    assert settings.mapped_fields == (
+        ("default", "docs", "v", "body", ""),
+        ("prod", "docs", "v", "title", "code"),
+    )
+    assert list(load_settings({"embedder": "none", "embed_map": ""}, Path("settings.toml")).all_embedders) == ["code"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"embedder": "openai"}, "the embedder openai needs a model: set embed_model"),
+        ({"embedder": "fastembed", "embed_model": "a\nb"}, "the name of a model has 1 to 256 printable characters"),
+        ({"embedder": "fastembed", "embed_model_dir": "/"}, "the name of a model has 1 to 256 printable characters"),
+        ({"embed_map": "docs.v=body@code"}, "embed_map: there is no embedder 'code'"),
+        ({"embedders": {"code": {"backend": "openai"}}}, "embedders.code: the embedder openai needs a model"),
+        ({"embedders": {"code": {"model": "m"}}}, "embedders.code.backend: Field required"),
+        (
+            {"embedders": {"code": {"backend": "fastembed", "modle": "m"}}},
+            "embedders.code.modle: there is no such key (did you mean model?)",
+        ),
+        (
+            {"embedder": "fastembed", "embedders": {"default": {"backend": "fastembed"}}},
+            "embedders: the name default belongs to the embedder of the flags",
+        ),
+        (
+            {"embedders": {"code": {"backend": "fastembed"}}, "embed_map": "docs.v=body@cod"},
+            "embed_map: there is no embedder 'cod' (did you mean code?)",
+        ),
+    ],
+)
+def test_embedders_that_cannot_be_are_refused_in_words(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(wrong)
+    assert str(refused.value).startswith(said)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_tables_of_embedders_are_no_flag_and_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="unknown flag --embedders"):
+        from_flags("--embedders={}")
+    monkeypatch.setenv("MILVUS_MCP_EMBEDDERS", "{}")
+    with pytest.raises(
+        SettingsError, match=r"unknown variable MILVUS_MCP_EMBEDDERS \(did you mean MILVUS_MCP_EMBEDDER\?\)"
+    ):
+        load_settings({})
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         load_settings({}).port = 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_secrets_are_in_no_representation_of_the_settings() -> None:
-    settings = load_settings({"token": SECRET, "user": "ann", "password": SECRET})
+    code = {"backend": "openai", "model": "m", "api_key": SECRET}
+    default = {"embedder": "openai", "embed_model": "m", "embed_api_key": SECRET}
+    settings = load_settings(
+        {"token": SECRET, "user": "ann", "password": SECRET, "embedders": {"code": code}} | default
+    )
+    for shown in (repr(settings.all_embedders), str(settings.all_embedders["code"].model_dump())):
+        assert SECRET not in shown
     for shown in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
         assert SECRET not in shown
 
@@ -220,6 +310,11 @@ def test_secrets_are_in_no_representation_of_the_settings() -> None:
         {"token": SECRET, "uri": "nonsense"},
         {"password": SECRET, "port": "x"},
         {"token": [SECRET]},
+        {"embed_api_key": f"{SECRET}\nX-Header: 1"},
+        {"embed_base_url": f"http://{SECRET}@h/v1"},
+        {"embed_api_key": SECRET, "embedder": "openai"},
+        {"embedders": {"code": {"backend": "openai", "api_key": SECRET}}},
+        {"embedders": {"code": {"backend": "openai", "model": "m", "api_key": [SECRET]}}},
     ],
 )
 def test_secrets_are_in_no_error(wrong: dict[str, Any]) -> None:

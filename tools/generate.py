@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from mcp_server_milvus import errors
 from mcp_server_milvus.commands import contract
-from mcp_server_milvus.settings import PREFIX, UNPREFIXED, Settings
+from mcp_server_milvus.settings import FILE_ONLY, PREFIX, UNPREFIXED, Settings
 from mcp_server_milvus.tools import TOOLS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,6 +118,8 @@ def setting_rows() -> Iterator[tuple[str, ...]]:
     yield "flag", "variable", "default", "meaning"
     unprefixed = {name: variable for variable, name in UNPREFIXED.items()}
     for name, field in Settings.model_fields.items():
+        if name in FILE_ONLY:
+            continue
         switch = "[no-]" if field.annotation is bool else ""
         variables = [variable for variable in (PREFIX + name.upper(), unprefixed.get(name)) if variable]
         yield (

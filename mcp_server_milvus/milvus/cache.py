@@ -19,6 +19,7 @@ from mcp_server_milvus.errors import (
     StaleSchema,
     Unavailable,
 )
+from mcp_server_milvus.milvus.properties import KeptProperties
 from mcp_server_milvus.milvus.schema import CollectionSchema
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ class SchemaCache:
     the client that sends them.
     """
 
-    def __init__(self, clients: "ClientPool", *, ttl: float) -> None:
+    def __init__(self, clients: "ClientPool", kept: KeptProperties, *, ttl: float) -> None:
         self._clients = clients
+        self._kept = kept
         self._ttl = ttl
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._creating: dict[tuple[str, str], anyio.Lock] = {}
@@ -147,7 +149,8 @@ class SchemaCache:
         entry.failure = None
         try:
             async with self._clients.client(db_name) as client:
-                return await client.describe(collection_name)
+                described = await client.describe(collection_name)
+            return await self._kept.completed(db_name, described)
         except (NotFound, Unavailable, DeadlineExceeded) as failure:
             if isinstance(failure, NotFound):
                 self._entries.pop((db_name, collection_name), None)

@@ -5,8 +5,10 @@
 
 from collections.abc import Mapping, MutableMapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, cast
 
+import grpc
 from google.protobuf.json_format import ParseDict
 from pymilvus.client.prepare import Prepare
 from pymilvus.client.utils import check_status
@@ -25,7 +27,7 @@ from mcp_server_milvus.milvus.schema import (
     description_in,
     parse_index,
 )
-from mcp_server_milvus.milvus.translate import cleaned
+from mcp_server_milvus.milvus.translate import cleaned, is_refusal
 from mcp_server_milvus.milvus.waiting import Compaction
 
 GRPC_OPTIONS = {
@@ -81,6 +83,27 @@ class Client(DataClient):
         stub, metadata = await self.stub()
         request = Prepare.create_index_request(collection_name, index.field_name, params, index_name=name)
         check_status(await stub.CreateIndex(request, metadata=metadata))
+
+    async def create_with_or_without(
+        self, wanted: CollectionSchema, property_name: str, *, num_partitions: int | None
+    ) -> None:
+        """As `create_as`; where Milvus refuses the collection with this property, without it."""
+        try:
+            await self.create_as(wanted, num_partitions=num_partitions)
+        except (MilvusException, grpc.aio.AioRpcError) as failure:
+            if property_name not in wanted.properties or not is_refusal(failure):
+                raise
+            others = {name: value for name, value in wanted.properties.items() if name != property_name}
+            await self.create_as(replace(wanted, properties=others), num_partitions=num_partitions)
+
+    async def keeps_property(self, collection_name: str, name: str, value: str) -> bool:
+        """Sets a property of a collection. False where Milvus keeps none of that name: it says so, or nothing."""
+        try:
+            await self.alter_collection_properties(collection_name, {name: value})
+        except (MilvusException, grpc.aio.AioRpcError) as failure:
+            if not is_refusal(failure) or name in (await self.describe(collection_name)).properties:
+                raise
+        return (await self.describe(collection_name)).properties.get(name) == value
 
     async def create_as(self, wanted: CollectionSchema, *, num_partitions: int | None) -> None:
         """Creates an empty collection with this schema, without indexes."""

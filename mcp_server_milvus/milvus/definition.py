@@ -1,6 +1,6 @@
 """What a new collection is to be: completed with defaults, held against the backend and against what exists."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -127,13 +127,13 @@ def differences(wanted: CollectionSchema, existing: CollectionSchema) -> list[st
     return found + list(_index_differences(wanted, existing))
 
 
-def require_same(wanted: CollectionSchema, existing: CollectionSchema) -> None:
-    """Nothing, if the existing collection is the wanted one.
+def require_same(wanted: CollectionSchema, existing: CollectionSchema, also: Iterable[str] = ()) -> None:
+    """Nothing, if the existing collection is the wanted one; `also` are differences that only the caller knows of.
 
     Raises:
         Conflict: it is not; the message lists the differences.
     """
-    if found := differences(wanted, existing):
+    if found := [*differences(wanted, existing), *also]:
         raise Conflict(
             f"collection {wanted.name!r} exists and is different: {'; '.join(found)}",
             hint="use it as it is (describe_collection), choose another name, or drop_collection first",

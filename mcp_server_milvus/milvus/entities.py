@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from mcp_server_milvus.errors import InvalidArgument
@@ -34,6 +35,25 @@ BATCH_ENTITIES = 1_000
 Entity = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class FromText:
+    """The vector fields that are made from texts on this side of Milvus, each with its text field.
+
+    `or_given` says that an entity may also bring the vector, and then keeps it; `or_blank`, that it may have no text.
+    """
+
+    sources: Mapping[str, str] = field(default_factory=dict[str, str])
+    or_given: bool = False
+    or_blank: bool = False
+
+    def without(self, vector_fields: Collection[str]) -> "FromText":
+        """The same but for these fields."""
+        return replace(self, sources={name: text for name, text in self.sources.items() if name not in vector_fields})
+
+
+NOT_FROM_TEXT = FromText()
+
+
 def as_entities(data: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> list[Entity]:
     """The entities of a list of objects, or of an object of equally long columns.
 
@@ -53,28 +73,52 @@ def as_entities(data: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> list[E
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def checked_entities(schema: CollectionSchema, entities: Sequence[Entity], *, keys_required: bool) -> list[Entity]:
-    """The entities as pymilvus packs them. `keys_required` is for upsert, which finds an entity by its key.
+def checked_entities(
+    schema: CollectionSchema,
+    entities: Sequence[Entity],
+    *,
+    keys_required: bool,
+    from_text: FromText = NOT_FROM_TEXT,
+    numbers: Sequence[int] | None = None,
+) -> list[Entity]:
+    """The entities as pymilvus packs them, but for the vectors that are still to be made from texts.
+
+    `keys_required` is for upsert, which finds an entity by its key. `numbers` are what the entities are called.
 
     Raises:
         InvalidArgument: says for the first few problems which entity and field, what was expected and what came.
     """
-    problems = list(_repeated_keys(schema, entities))
+    numbers = numbers or range(len(entities))
+    problems = dict.fromkeys(_repeated_keys(schema, entities, numbers))
     packed: list[Entity] = []
-    for number, entity in enumerate(entities):
-        found = list(_problems(schema, entity, keys_required=keys_required))
-        problems += [f"entity {number}: {problem}" for problem in found]
+    for number, entity in zip(numbers, entities, strict=True):
+        found = list(_problems(schema, entity, keys_required=keys_required, from_text=from_text))
+        problems |= dict.fromkeys(f"entity {number}: {problem}" for problem in found)
         if len(problems) >= MAX_PROBLEMS:
             break
         if not problems:
             whole = _absent_values(schema) | entity if keys_required else entity
             packed.append({name: _packed(schema.by_name.get(name), value) for name, value in whole.items()})
     if problems:
-        needed = ", ".join(str(field) for field in schema.fields if not field.may_be_absent)
+        elsewhere = "; import_file takes vectors made before" if _brings_vectors(entities, from_text) else ""
         raise InvalidArgument(
-            "; ".join(problems[:MAX_PROBLEMS]), hint=f"nothing was written; an entity needs: {needed}"
+            "; ".join(list(problems)[:MAX_PROBLEMS]),
+            hint=f"nothing was written; an entity needs: {needed_fields(schema, from_text)}{elsewhere}",
         )
     return packed
+
+
+def needed_fields(schema: CollectionSchema, from_text: FromText = NOT_FROM_TEXT) -> str:
+    """The fields that every entity must have, as messages name them."""
+    return ", ".join(str(each) for each in schema.fields if not (each.may_be_absent or each.name in from_text.sources))
+
+
+def text_to_embed(source: Field, entity: Entity) -> str | None:
+    """The text of an entity, as Milvus will keep it; None if it has none, or only white space."""
+    text = entity.get(source.name)
+    if text is None:
+        text = source.default_value
+    return text if isinstance(text, str) and text.strip() else None
 
 
 def batches(entities: Sequence[Entity]) -> list[list[Entity]]:
@@ -103,17 +147,25 @@ def checked_vector(field: Field, vector: Any, *, argument: str) -> Any:
     return _packed(field, vector)
 
 
-def entity_problems(schema: CollectionSchema, entity: Entity, *, keys_required: bool) -> list[str]:
+def entity_problems(
+    schema: CollectionSchema, entity: Entity, *, keys_required: bool, from_text: FromText = NOT_FROM_TEXT
+) -> list[str]:
     """Why an entity does not fit the schema; empty when it does."""
-    return list(_problems(schema, entity, keys_required=keys_required))
+    return list(_problems(schema, entity, keys_required=keys_required, from_text=from_text))
 
 
-def _repeated_keys(schema: CollectionSchema, entities: Sequence[Entity]) -> Iterator[str]:
+def _repeated_keys(schema: CollectionSchema, entities: Sequence[Entity], numbers: Sequence[int]) -> Iterator[str]:
     name = schema.primary_key.name
     first: dict[str, int] = {}
-    for number, entity in enumerate(entities):
-        if name in entity and first.setdefault(str(entity[name]), number) != number:
-            yield f"entity {number}: field {name!r} is the same as that of entity {first[str(entity[name])]}"
+    for place, entity in enumerate(entities):
+        if name in entity and (same := first.setdefault(str(entity[name]), place)) != place:
+            yield f"entity {numbers[place]}: field {name!r} is the same as that of entity {numbers[same]}"
+
+
+def _brings_vectors(entities: Sequence[Entity], from_text: FromText) -> bool:
+    """Whether an entity has a vector that it may not have."""
+    made = () if from_text.or_given else from_text.sources
+    return any(entity.get(name) is not None for name in made for entity in entities)
 
 
 def _absent_values(schema: CollectionSchema) -> Entity:
@@ -122,25 +174,48 @@ def _absent_values(schema: CollectionSchema) -> Entity:
     return {field.name: field.default_value for field in optional if not field.is_function_output}
 
 
-def _problems(schema: CollectionSchema, entity: Entity, *, keys_required: bool) -> Iterator[str]:
+def _problems(schema: CollectionSchema, entity: Entity, *, keys_required: bool, from_text: FromText) -> Iterator[str]:
     yield from _dynamic_problems(schema, {name: entity[name] for name in entity if name not in schema.by_name})
     for name, value in entity.items():
         field = schema.by_name.get(name)
-        if field is None:
-            continue
-        if field.is_function_output:
-            yield f"field {name!r} is computed by {schema.name} itself; leave it out"
-        elif field.is_primary and field.auto_id and not keys_required:
-            yield f"field {name!r} is generated (auto_id); leave it out"
-        elif value is None:
-            if not field.nullable and field.default_value is None:
-                yield f"field {name!r} is null; expected {field}, which is not nullable"
-        elif problem := value_problem(field, value) or _key_problem(field, value):
-            yield f"field {name!r}: {problem}; expected {field}"
+        if field and (
+            problem := _field_problem(schema, field, value, keys_required=keys_required, from_text=from_text)
+        ):
+            yield f"field {name!r}{problem}"
     for field in schema.fields:
-        missing = field.name not in entity
+        missing = field.name not in entity and field.name not in from_text.sources
         if missing and (not field.may_be_absent or (keys_required and field.is_primary)):
             yield f"field {field.name!r} is missing; expected {field}"
+    if not from_text.or_blank:
+        yield from dict.fromkeys(_nothing_to_embed(schema, entity, from_text))
+
+
+def _field_problem(
+    schema: CollectionSchema, field: Field, value: Any, *, keys_required: bool, from_text: FromText
+) -> str:
+    """What is wrong with the value that is given for the field, in words that follow its name; or nothing."""
+    text_field = from_text.sources.get(field.name)
+    if field.is_function_output:
+        return f" is computed by {schema.name} itself; leave it out"
+    if field.is_primary and field.auto_id and not keys_required:
+        return " is generated (auto_id); leave it out"
+    if value is None:
+        may_be_null = field.nullable or text_field or field.default_value is not None
+        return "" if may_be_null else f" is null; expected {field}, which is not nullable"
+    if text_field and not from_text.or_given:
+        return f" is computed from {text_field!r} here; leave it out"
+    problem = value_problem(field, value) or _key_problem(field, value)
+    return f": {problem}; expected {field}" if problem else ""
+
+
+def _nothing_to_embed(schema: CollectionSchema, entity: Entity, from_text: FromText) -> Iterator[str]:
+    for vector_field, text_field in from_text.sources.items():
+        source = schema.by_name[text_field]
+        text = entity.get(text_field)
+        told_otherwise = not isinstance(text, str) and (text is not None or not source.may_be_absent)
+        needed = entity.get(vector_field) is None and not schema.by_name[vector_field].nullable
+        if needed and not told_otherwise and text_to_embed(source, entity) is None:
+            yield f"field {text_field!r} is empty: there is nothing to embed"
 
 
 def _key_problem(field: Field, value: Any) -> str:

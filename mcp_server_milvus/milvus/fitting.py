@@ -19,7 +19,14 @@ from typing import Any, cast
 import numpy as np
 
 from mcp_server_milvus.errors import InvalidArgument
-from mcp_server_milvus.milvus.entities import MAX_FLOAT32, Entity, checked_entities, entity_problems
+from mcp_server_milvus.milvus.entities import (
+    MAX_FLOAT32,
+    NOT_FROM_TEXT,
+    Entity,
+    FromText,
+    checked_entities,
+    entity_problems,
+)
 from mcp_server_milvus.milvus.reading import Batch, Format, Unreadable
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.vocabulary import DataType
@@ -49,13 +56,25 @@ class Fitted:
     matrices: dict[str, Any]
     wrong: dict[int, str]
 
+    def split(self, count: int) -> "tuple[Fitted, Fitted]":
+        """The first `count` entities, some but not all of them, and the others. What is wrong is in neither."""
+        number = self.numbers[count]
+        first, rest = (
+            {name: matrix[part] for name, matrix in self.matrices.items()}
+            for part in (slice(count), slice(count, None))
+        )
+        return (
+            Fitted(self.first, number, self.numbers[:count], self.entities[:count], first, {}),
+            Fitted(number, self.end, self.numbers[count:], self.entities[count:], rest, {}),
+        )
+
 
 @dataclass
 class Fitting:
     """How the entities of one file become those of one collection. Counts what it converts.
 
     `columns` maps the file's columns to fields, and to "" those to leave out. The empty text of a CSV is no value.
-    `json_values` are those of the backend.
+    `json_values` are those of the backend. Vectors that are made from texts are left out where the file has none.
 
     Raises:
         InvalidArgument: two columns are mapped to the same field.
@@ -66,6 +85,7 @@ class Fitting:
     keys_required: bool
     kind: Format
     json_values: str = ""
+    from_text: FromText = NOT_FROM_TEXT
     _converted: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     _missing: set[str] = field(init=False)
 
@@ -212,7 +232,13 @@ class Fitting:
         partial = [{name: entity[name] for name in entity if name not in arrays} for entity in entities]
         if unkept := [problem for entity in entities if (problem := self._unkept(entity))]:
             raise InvalidArgument(unkept[0])
-        return checked_entities(schema, _with_lists(partial, rest), keys_required=self.keys_required), arrays
+        checked = checked_entities(
+            schema,
+            _with_lists(partial, rest),
+            keys_required=self.keys_required,
+            from_text=self.from_text.without(arrays.keys()),
+        )
+        return checked, arrays
 
     def _unkept(self, entity: Entity) -> str:
         """What the backend cannot keep of an entity that fits the schema, or nothing."""
@@ -229,7 +255,7 @@ class Fitting:
         first: dict[str, int] = {}
         wrong: dict[int, str] = {}
         for index, entity in readable.items():
-            problems = entity_problems(self.schema, entity, keys_required=self.keys_required)
+            problems = entity_problems(self.schema, entity, keys_required=self.keys_required, from_text=self.from_text)
             if unkept := self._unkept(entity):
                 problems.append(unkept)
             if not problems and key in entity and (same := first.setdefault(str(entity[key]), index)) != index:

@@ -6,7 +6,7 @@ looks first which keys are there. Where Milvus generates the keys neither can be
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from mcp_server_milvus.errors import (
     Unavailable,
 )
 from mcp_server_milvus.milvus.capabilities import Backend
-from mcp_server_milvus.milvus.entities import BATCH_BYTES, Entity, entity_bytes
+from mcp_server_milvus.milvus.entities import BATCH_BYTES, Entity, entity_bytes, needed_fields
 from mcp_server_milvus.milvus.filters import portable_key
 from mcp_server_milvus.milvus.fitting import Fitted, Fitting
 from mcp_server_milvus.milvus.packing import write_request
@@ -52,6 +52,16 @@ SHOWN_KEYS, SHOWN_LENGTH = 5, 80
 """Keys that a message names, and the characters of each."""
 
 OnError = Literal["stop", "skip"]
+
+Fill = Callable[[Fitted], Iterator[Fitted]]
+"""Gives entities the vectors that they lack, a part of the batch at a time, so that each is written while the next is
+filled. Runs in a thread.
+"""
+
+
+def as_they_are(fitted: Fitted) -> Iterator[Fitted]:
+    """For entities that lack nothing."""
+    yield fitted
 
 
 @dataclass
@@ -129,6 +139,7 @@ class Import:
     resume_from: int
     resuming: bool
     report_progress: ReportProgress
+    fill: Fill = as_they_are
 
     @property
     def generates_keys(self) -> bool:
@@ -201,7 +212,8 @@ class Import:
                 stops = bool(fitted.wrong) and self.on_error == "stop"
                 if stops:
                     fitted = _before(fitted, min(fitted.wrong))
-                yield from self._packed(fitted)
+                for part in self.fill(fitted):
+                    yield from self._packed(part)
                 tally.note_wrong(list(fitted.wrong.values()))
                 if stops:
                     raise self._wrong(fitted)
@@ -285,7 +297,7 @@ class Import:
         return _Request(request.first, request.end, entities, vectors, packed, request.keys - there)
 
     def _wrong(self, fitted: Fitted) -> Error:
-        needed = ", ".join(str(each) for each in self.schema.fields if not each.may_be_absent)
+        needed = needed_fields(self.schema, self.fitting.from_text)
         return InvalidArgument(
             fitted.wrong[min(fitted.wrong)], hint=f"an entity needs: {needed}; on_error: skip leaves out what is wrong"
         )
@@ -348,7 +360,5 @@ def _small_enough(fitted: Fitted) -> Iterator[Fitted]:
     if size <= LARGEST_REQUEST or not middle:
         yield fitted
         return
-    number = fitted.numbers[middle]
-    for first, end, part in ((fitted.first, number, slice(middle)), (number, fitted.end, slice(middle, None))):
-        matrices = {name: matrix[part] for name, matrix in fitted.matrices.items()}
-        yield from _small_enough(Fitted(first, end, fitted.numbers[part], fitted.entities[part], matrices, {}))
+    for part in fitted.split(middle):
+        yield from _small_enough(part)

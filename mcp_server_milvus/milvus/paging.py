@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import anyio.to_thread
+
 from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW
 from mcp_server_milvus.milvus.exact import entities_at_once
@@ -33,6 +35,9 @@ READ_AT_ONCE = 256
 
 READ_SHARE = 8
 """What part of the bytes of a scan's largest page these may have."""
+
+PASSAGE_CHARACTERS = 30_000
+"""Text in which passages are looked for at once: it takes some 10 ms."""
 
 LARGEST_OFFSET = 2**31
 """More than any backend holds in one collection that can be paged so far."""
@@ -96,7 +101,7 @@ class FieldsByKey:
         given = 0
         while given < len(hits):
             some = hits[given : given + self.at_once]
-            taken = admitted(page, some, await self._entities(some))
+            taken = await admitted(page, some, await self._entities(some))
             given += taken
             if taken < len(some):
                 break
@@ -114,8 +119,14 @@ class FieldsByKey:
         return {entity[self.schema.primary_key.name]: entity for entity in entities}
 
 
-def admitted(page: Page, hits: Sequence[Hit], entities: Mapping[Key, Mapping[str, Any]]) -> int:
+async def admitted(page: Page, hits: Sequence[Hit], entities: Mapping[Key, Mapping[str, Any]]) -> int:
     """How many of the hits the page has taken, or passed over because they have no entity any more."""
+    if page.passage_characters(entities.values()) > PASSAGE_CHARACTERS:
+        return await anyio.to_thread.run_sync(_admitted, page, hits, entities)
+    return _admitted(page, hits, entities)
+
+
+def _admitted(page: Page, hits: Sequence[Hit], entities: Mapping[Key, Mapping[str, Any]]) -> int:
     key = page.schema.primary_key.name
     for number, hit in enumerate(hits):
         if hit.key in entities:

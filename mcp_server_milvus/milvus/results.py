@@ -6,7 +6,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -25,6 +25,19 @@ SECRET_KEY = re.compile(r"(api|access|private)[_-]?key|token|secret|passw|creden
 SCORE_DIGITS = 6
 
 
+@dataclass(frozen=True)
+class Passages:
+    """A text field of which hits show a passage instead: `of(text)`, where the text has more characters than that.
+
+    `asked` says that the caller wants passages, also of a field that is shown whole.
+    """
+
+    field: str
+    longer_than: int
+    of: Callable[[str], str]
+    asked: bool = False
+
+
 @dataclass
 class Page:
     """Entities that fit one result. `asked` are the output fields that the caller named: those are not trimmed."""
@@ -32,15 +45,19 @@ class Page:
     schema: CollectionSchema
     max_bytes: int
     asked: frozenset[str] = frozenset()
+    passages: Passages | None = None
     entities: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     _used: int = ENVELOPE_BYTES
     _trimmed: dict[str, int] = field(default_factory=dict[str, int])
     _shortened: bool = False
+    _passages_given: int = 0
 
     def admit(self, entity: Mapping[str, Any], **around: Any) -> bool:
         """Takes the entity if it fits. The first one always does, shortened if need be. `around` goes beside it."""
-        fields = {name: self._plain(name, value) for name, value in entity.items() if name != "$meta"}
-        row = around | {"fields": fields} if around else fields
+        passage = self._passage(entity)
+        left_out = {"$meta", *(self._replaced if passage else ())}
+        fields = {name: self._plain(name, value) for name, value in entity.items() if name not in left_out}
+        row = around | {"fields": fields} | passage if around else fields
         size = json_size(row)
         if self._used + size > self.max_bytes:
             if self.entities:
@@ -48,6 +65,7 @@ class Page:
             self._shorten(fields, size - (self.max_bytes - self._used))
             self._shortened = True
         self._used += json_size(row) + 1
+        self._passages_given += len(passage)
         self.entities.append(row)
         return True
 
@@ -64,7 +82,30 @@ class Page:
             f"{name}: {count} values trimmed to {TRIMMED_LENGTH} characters; name it in output_fields to get it whole"
             for name, count in self._trimmed.items()
         ]
+        if self.passages and self._passages_given and not self.passages.asked:
+            name, count = self.passages.field, self._passages_given
+            said.append(f"{name}: passages instead of {count} whole texts; name it in output_fields to get it whole")
         return said or None
+
+    def passage_characters(self, entities: Iterable[Mapping[str, Any]]) -> int:
+        """In how many characters of these entities passages are to be found."""
+        if self.passages is None:
+            return 0
+        texts = (entity.get(self.passages.field) for entity in entities)
+        return sum(len(text) for text in texts if isinstance(text, str))
+
+    @property
+    def _replaced(self) -> frozenset[str]:
+        """The field that a passage stands for: not one that the caller named."""
+        return frozenset({self.passages.field} if self.passages else ()) - self.asked
+
+    def _passage(self, entity: Mapping[str, Any]) -> dict[str, str]:
+        if self.passages is None or not (self._replaced or self.passages.asked):
+            return {}
+        text = entity.get(self.passages.field)
+        if not isinstance(text, str) or len(text) <= self.passages.longer_than:
+            return {}
+        return {"snippet": self.passages.of(text)}
 
     def _plain(self, name: str, value: Any) -> Any:
         plain = plain_value(self.schema.by_name.get(name), value)

@@ -49,6 +49,17 @@ class Field:
         return f"{self.name} {kind}({size})" if size else f"{self.name} {kind}"
 
     @property
+    def holds_text(self) -> bool:
+        """Whether an embedder can make a vector from it."""
+        return self.type in {DataType.VARCHAR, DataType.TEXT}
+
+    @property
+    def holds_embeddings(self) -> bool:
+        """Whether it can hold what an embedder makes."""
+        dense = {DataType.FLOAT_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR}
+        return self.type in dense and not self.is_function_output
+
+    @property
     def may_be_absent(self) -> bool:
         """Whether an entity is complete without a value for this field."""
         return (
@@ -108,7 +119,7 @@ class CollectionSchema:
     num_partitions: int | None = field(default=None, compare=False)
     description: str = field(default="", compare=False)
     aliases: tuple[str, ...] = field(default=(), compare=False)
-    properties: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
+    properties: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
     described: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)
 
     @cached_property

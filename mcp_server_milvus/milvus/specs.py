@@ -71,6 +71,10 @@ class FieldSpec(Spec):
         return schemas.Field(**options, analyzer_params=analyzer, struct_fields=members)
 
 
+FieldArgument = Annotated[FieldSpec, WithJsonSchema({"type": "object"})]
+"""A field, whose parts another argument of the tools shows."""
+
+
 class FunctionSpec(Spec):
     """A function that computes a field."""
 
@@ -87,6 +91,9 @@ class FunctionSpec(Spec):
         )
 
 
+FunctionArgument = Annotated[FunctionSpec, WithJsonSchema({"type": "object"})]
+
+
 class IndexSpec(Spec):
     """An index of a new collection."""
 
@@ -98,6 +105,10 @@ class IndexSpec(Spec):
     def as_index(self) -> schemas.Index:
         """As an Index without a name."""
         return schemas.Index(self.field_name, "", self.index_type, self.metric_type or "", self.params)
+
+
+IndexArgument = Annotated[IndexSpec, WithJsonSchema({"type": "object"})]
+"""As FunctionArgument, an object whose members the argument's description names: that takes a third of the bytes."""
 
 
 Names = Annotated[list[Name], Field(min_length=1), WithJsonSchema({"items": {"type": "string"}, "type": "array"})]

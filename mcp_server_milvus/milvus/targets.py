@@ -1,6 +1,6 @@
 """What is searched for, in which vector field, by which metric: decided from the schema before any request."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,17 +103,21 @@ def target_of(schema: CollectionSchema, field: Field, data: Any, params: Mapping
     return Target(field, data, metric, own, index.index_type.upper(), sign, backend.is_lite)
 
 
-def packed(field: Field, sought: Sought) -> Any:
+def packed(field: Field, sought: Sought, argument: str = "vector") -> Any:
     """What is searched for as pymilvus sends it.
 
     Raises:
         InvalidArgument: it does not fit the field.
     """
-    return sought if isinstance(sought, str) else checked_vector(field, sought, argument="vector")
+    return sought if isinstance(sought, str) else checked_vector(field, sought, argument=argument)
 
 
-def vector_field(schema: CollectionSchema, sought: Sought | None, anns_field: str | None) -> Field:
+def vector_field(
+    schema: CollectionSchema, sought: Sought | None, anns_field: str | None, bound: Collection[str] = ()
+) -> Field:
     """The field to search: the one that is named, or the only one that fits. None fits all: an entity's id is sought.
+
+    `bound` are the fields whose vectors an embedder of this server makes of texts: a text fits them too.
 
     Raises:
         NotFound: there is no such field.
@@ -121,12 +125,13 @@ def vector_field(schema: CollectionSchema, sought: Sought | None, anns_field: st
     """
     if anns_field:
         field = schema.require(anns_field)
-        if not field.type.is_vector or not _fits(schema, field, sought):
-            raise InvalidArgument(f"anns_field: {field} cannot be searched with {_given(sought)}; {_choices(schema)}")
+        if not field.type.is_vector or not _fits(schema, field, sought, bound):
+            told = choices(schema, bound)
+            raise InvalidArgument(f"anns_field: {field} cannot be searched with {_given(sought)}; {told}")
         return field
-    fitting = [field for field in schema.vector_fields if _fits(schema, field, sought)]
-    if isinstance(sought, list) and len(fitting) > 1:
-        fitting = [field for field in fitting if field.dim == len(sought)] or fitting
+    fitting = [field for field in schema.vector_fields if _fits(schema, field, sought, bound)]
+    if len(fitting) > 1:
+        fitting = [field for field in fitting if _fits_best(field, sought, bound)] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -134,17 +139,34 @@ def vector_field(schema: CollectionSchema, sought: Sought | None, anns_field: st
     else:
         problem, hint = "no field", "search with what one of the fields takes"
     raise InvalidArgument(
-        f"{problem} of {schema.name} can be searched with {_given(sought)}; {_choices(schema)}", hint=hint
+        f"{problem} of {schema.name} can be searched with {_given(sought)}; {choices(schema, bound)}", hint=hint
     )
 
 
-def _fits(schema: CollectionSchema, field: Field, sought: Sought | None) -> bool:
+def choices(schema: CollectionSchema, bound: Collection[str] = ()) -> str:
+    """The vector fields of a collection and what each is searched with, for messages."""
+    told = [f"{field} ({_taken(schema, field, bound)})" for field in schema.vector_fields]
+    return f"vector fields: {', '.join(told)}"
+
+
+def _fits(schema: CollectionSchema, field: Field, sought: Sought | None, bound: Collection[str]) -> bool:
     if sought is None:
         return True
     if isinstance(sought, str):
-        return reads_text(schema, field)
+        return reads_text(schema, field) or field.name in bound
     sparse = field.type is DataType.SPARSE_FLOAT_VECTOR
     return sparse == isinstance(sought, dict) and not (sparse and reads_text(schema, field))
+
+
+def _fits_best(field: Field, sought: Sought | None, bound: Collection[str]) -> bool:
+    """Whether it is the likelier one of several: by its dimensions; for an entity's id, the one of its meaning."""
+    match sought:
+        case list():
+            return field.dim == len(sought)
+        case None:
+            return field.name in bound
+        case _:
+            return True
 
 
 def _given(sought: Sought | None) -> str:
@@ -159,6 +181,7 @@ def _given(sought: Sought | None) -> str:
             return "a dense vector"
 
 
-def _choices(schema: CollectionSchema) -> str:
-    told = [f"{field} ({'text' if reads_text(schema, field) else 'vector'})" for field in schema.vector_fields]
-    return f"vector fields: {', '.join(told)}"
+def _taken(schema: CollectionSchema, field: Field, bound: Collection[str]) -> str:
+    if field.name in bound:
+        return "text or vector"
+    return "text" if reads_text(schema, field) else "vector"

@@ -191,6 +191,13 @@ def translate(failure: Exception, *, tried: str) -> Error | None:
     return None
 
 
+def is_refusal(failure: Exception) -> bool:
+    """Whether Milvus answered that it will not do this, so that nothing was done."""
+    error = translate(failure, tried="Milvus")
+    refused = isinstance(error, (Denied, InvalidArgument, MilvusFailed, NotSupported))
+    return refused and not isinstance(error, Interrupted)
+
+
 def _from_grpc(failure: grpc.RpcError, tried: str) -> Error:
     code = _grpc_code(failure)
     rule = GRPC.get(code, INTERRUPTED)

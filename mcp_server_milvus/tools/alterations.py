@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, WithJsonSchema
 
 from mcp_server_milvus.app import App
+from mcp_server_milvus.bindings import other_properties, rebound, require_other_properties, told
+from mcp_server_milvus.embedding.binding import PROPERTY, as_property, bindings_in
 from mcp_server_milvus.errors import AlreadyExists, Error, InvalidArgument, NotFound, NotLoaded, NotSupported
 from mcp_server_milvus.milvus import schema as schemas
 from mcp_server_milvus.milvus.capabilities import Backend, Feature
 from mcp_server_milvus.milvus.definition import completed_field
 from mcp_server_milvus.milvus.names import Name
-from mcp_server_milvus.milvus.results import masked
 from mcp_server_milvus.milvus.schema import DESCRIPTION_PROPERTY, CollectionSchema
-from mcp_server_milvus.milvus.specs import FieldSpec, FunctionSpec, Properties, property_text, split_properties
+from mcp_server_milvus.milvus.specs import FieldArgument, FunctionArgument, Properties, property_text, split_properties
 from mcp_server_milvus.milvus.waiting import load_and_wait, refresh_and_wait
 from mcp_server_milvus.settings import nearest
 from mcp_server_milvus.tool import Input, Output, tool
@@ -43,8 +44,7 @@ FUNCTION_OUTPUTS = {
 }
 """Type, index type and metric of the field that a function brings with it."""
 
-FieldArgument = Annotated[FieldSpec, WithJsonSchema({"type": "object"})]
-FunctionArgument = Annotated[FunctionSpec, WithJsonSchema({"type": "object"})]
+EmbedFields = Annotated[dict[Name, Name | None], WithJsonSchema({"type": "object"})]
 FieldParams = Annotated[dict[str, int | bool], WithJsonSchema({"type": "object"})]
 
 
@@ -62,6 +62,8 @@ class AlterCollectionInput(Input):
     add_function: FunctionArgument | None = Field(None, description="As in create_collection")
     drop_function: Name | None = None
     drop_field: Name | None = None
+    embed_fields: EmbedFields = Field(default_factory=dict, description="{vector_field: text_field}; null unbinds")
+    embedder: str | None = None
     new_name: Name | None = None
     db_name: Name | None = None
 
@@ -72,6 +74,7 @@ class AlterCollectionOutput(Output):
     done: list[str]
     collection_name: str
     fields: list[str]
+    embedding: dict[str, str] | None = None
     properties: dict[str, Any] | None = None
     description: str | None = None
     loaded: bool
@@ -84,7 +87,7 @@ async def alter_collection(app: App, args: AlterCollectionInput) -> AlterCollect
     db_name = app.database(args.db_name)
     schema = await app.schemas.confirmed_itself(db_name, args.collection_name)
     backend = await app.clients.backend(db_name)
-    steps = tuple(_steps(args, schema, backend))
+    steps = (*_steps(args, schema, backend), *await _binding_steps(app, db_name, args, schema))
     if args.new_name:
         steps += await _rename_steps(app, db_name, schema.name, args.new_name)
     if not steps:
@@ -99,7 +102,8 @@ async def alter_collection(app: App, args: AlterCollectionInput) -> AlterCollect
         done=done,
         collection_name=changed.name,
         fields=[str(field) for field in changed.fields],
-        properties=masked(changed.properties) or None,
+        embedding=told(app.bindings(db_name, changed)),
+        properties=other_properties(changed),
         description=changed.description or None,
         loaded=loaded,
         notes=_notes(args, backend),
@@ -207,6 +211,7 @@ def _steps(args: AlterCollectionInput, schema: CollectionSchema, backend: Backen
 
 
 def _property_steps(args: AlterCollectionInput, schema: CollectionSchema, backend: Backend) -> Iterator[_Step]:
+    require_other_properties(args.properties)
     wanted, dropped = split_properties(args.properties)
     if not wanted.get(TTL, "0").isdecimal():
         raise InvalidArgument(f"properties: {TTL} is a whole number of seconds; 0 keeps entities for ever")
@@ -340,6 +345,28 @@ def _drop_field(name: str, schema: CollectionSchema, backend: Backend) -> _Step:
         await client.drop_collection_field(schema.name, name)
 
     return _Step(f"dropped {field}", drop)
+
+
+async def _binding_steps(
+    app: App, db_name: str, args: AlterCollectionInput, schema: CollectionSchema
+) -> tuple[_Step, ...]:
+    """The binding of vector fields to text fields; a field that is dropped takes its binding with it."""
+    if args.embedder is not None and not any(args.embed_fields.values()):
+        raise InvalidArgument("alter_collection: embedder goes with embed_fields, which names the fields to bind")
+    kept = bindings_in(schema.properties)
+    left = {name: each for name, each in kept.items() if args.drop_field not in {name, each.text_field}}
+    wanted = await rebound(app, db_name, schema, left, args.embed_fields, args.embedder or "")
+    if not args.embed_fields and wanted == kept:
+        return ()
+    value = as_property(wanted.values())
+
+    async def bind(client: "Client") -> None:
+        if not await client.keeps_property(schema.name, PROPERTY, value):
+            await app.properties.keep(db_name, schema, {PROPERTY: value})
+
+    changes = [f"bound {name} to {wanted[name]}" for name in args.embed_fields if name in wanted]
+    changes += [f"unbound {name}" for name in kept if name not in wanted]
+    return (_Step(", ".join(changes), bind),)
 
 
 async def _rename_steps(app: App, db_name: str, name: str, new_name: str) -> tuple[_Step, ...]:

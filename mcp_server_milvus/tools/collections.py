@@ -1,6 +1,6 @@
 """Collections: listed, described, created, dropped, loaded, released."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,24 +9,37 @@ import anyio
 from pydantic import Field
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.errors import AlreadyExists, Conflict, InvalidArgument
+from mcp_server_milvus.bindings import differences, other_properties, require_other_properties, told
+from mcp_server_milvus.embedding.binding import PROPERTY, Binding, as_property
+from mcp_server_milvus.embedding.embedders import HOW_TO_HAVE_ONE
+from mcp_server_milvus.errors import AlreadyExists, Conflict, InvalidArgument, NotSupported
 from mcp_server_milvus.milvus import schema as schemas
-from mcp_server_milvus.milvus.capabilities import Feature
+from mcp_server_milvus.milvus.capabilities import Backend, Feature
 from mcp_server_milvus.milvus.definition import completed, require_same, require_supported
-from mcp_server_milvus.milvus.names import Name
-from mcp_server_milvus.milvus.results import (
-    TRIMMED_LENGTH,
-    cursor_fingerprint,
-    decode_cursor,
-    encode_cursor,
-    fitting,
-    masked,
+from mcp_server_milvus.milvus.description import (
+    described_field,
+    described_function,
+    described_index,
+    example_entity,
+    example_search,
 )
+from mcp_server_milvus.milvus.document_store import KEY, VECTOR, can_be_null, document_store
+from mcp_server_milvus.milvus.names import Name
+from mcp_server_milvus.milvus.results import TRIMMED_LENGTH, cursor_fingerprint, decode_cursor, encode_cursor, fitting
 from mcp_server_milvus.milvus.schema import CollectionSchema
-from mcp_server_milvus.milvus.specs import FieldSpec, FunctionSpec, IndexSpec, Level, Metric, Scalar, split_properties
+from mcp_server_milvus.milvus.specs import (
+    FieldArgument,
+    FieldSpec,
+    FunctionArgument,
+    IndexArgument,
+    Level,
+    Metric,
+    Scalar,
+    split_properties,
+)
 from mcp_server_milvus.milvus.waiting import FIRST_PAUSE, load_and_wait, wait_for_index
 from mcp_server_milvus.tool import BoundedOutput, Input, Output, tool
-from mcp_server_milvus.vocabulary import DataType, Effect, MetricType, Toolset
+from mcp_server_milvus.vocabulary import DataType, Effect, FunctionType, MetricType, Toolset
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.client import Client
@@ -35,11 +48,11 @@ LOOK_UPS_AT_ONCE = 8
 HALF_MADE_SECONDS = 2.0
 """How long another server may take from creating a collection to its last index."""
 
+QUICK, KEYS = ("dimension", "metric_type"), ("id_type", "auto_id")
+"""Arguments of the quick form of a collection, the second ones of the text form too."""
+
 SHOWN_NAMES = 50
 """Partitions and aliases that a description names."""
-
-SHORT_VECTOR = 8
-"""Dimensions of a vector that an example writes out."""
 
 
 class ListCollectionsInput(Input):
@@ -110,6 +123,7 @@ class DescribeCollectionOutput(BoundedOutput):
     aliases: list[str] | None = None
     consistency_level: str | None = None
     num_shards: int | None = None
+    embedding: dict[str, str] | None = Field(default=None, description="Vector fields made from text")
     properties: dict[str, Any] | None = None
     example_entity: dict[str, Any]
     example_search: dict[str, Any] | None = None
@@ -120,6 +134,7 @@ async def describe_collection(app: App, args: CollectionInput) -> DescribeCollec
     """Describes a collection, with an example entity and search."""
     db_name = app.database(args.db_name)
     schema = await app.schemas.refresh(db_name, args.collection_name)
+    bound = app.bindings(db_name, schema)
     async with app.clients.client(db_name) as client:
         # An account that may search need not be allowed to ask for all of this.
         loaded = await client.if_allowed(client.is_loaded(args.collection_name))
@@ -130,10 +145,10 @@ async def describe_collection(app: App, args: CollectionInput) -> DescribeCollec
         return DescribeCollectionOutput(
             collection_name=schema.name,
             description=schema.description or None,
-            fields=[_described_field(field) for field in schema.fields],
+            fields=[described_field(field) for field in schema.fields],
             enable_dynamic_field=schema.enable_dynamic_field,
-            functions=[_described_function(function) for function in schema.functions] or None,
-            indexes=[_described_index(index) for index in schema.indexes],
+            functions=[described_function(function) for function in schema.functions] or None,
+            indexes=[described_index(index) for index in schema.indexes],
             loaded=loaded,
             entity_count=await client.if_allowed(client.entity_count(args.collection_name, loaded=loaded is not False)),
             partitions=partitions[:SHOWN_NAMES] if len(partitions) > 1 else None,
@@ -146,27 +161,32 @@ async def describe_collection(app: App, args: CollectionInput) -> DescribeCollec
             or None,
             consistency_level=schema.consistency_level or None,
             num_shards=schema.num_shards if schema.num_shards > 1 else None,
-            properties=masked(schema.properties) or None,
-            example_entity={field.name: _example_value(field) for field in schema.fields if not field.may_be_absent},
-            example_search=_example_search(schema),
+            embedding=told(bound),
+            properties=other_properties(schema),
+            example_entity=example_entity(schema, bound),
+            example_search=example_search(schema, bound),
         )
 
 
 class CreateCollectionInput(Input):
-    """Quick: dimension. Full: fields."""
+    """Text: text_field. Quick: dimension. Full: fields."""
 
     collection_name: Name
+    text_field: Name | None = Field(None, description="Text form: for texts that are found by meaning and words")
+    metadata: list[FieldArgument] = Field(default_factory=list[FieldArgument], description="Text form: more fields")
+    embedder: str | None = None
     dimension: int | None = Field(None, ge=1, le=32_768, description="Quick form: makes the fields id and vector")
     metric_type: Metric | None = Field(None, description="Quick form; default COSINE")
-    id_type: Literal["int", "string"] | None = Field(None, description="Quick form")
-    auto_id: bool | None = Field(None, description="Quick form")
+    id_type: Literal["int", "string"] | None = Field(None, description="Quick and text form")
+    auto_id: bool | None = Field(None, description="Also; in text form true unless id_type is given")
     fields: list[FieldSpec] | None = None
-    functions: list[FunctionSpec] = Field(
-        default_factory=list[FunctionSpec],
-        description="e.g. BM25 from a VARCHAR with enable_analyzer to a SPARSE_FLOAT_VECTOR: search with text",
+    functions: list[FunctionArgument] = Field(
+        default_factory=list[FunctionArgument],
+        description="{name, type: BM25, TEXTEMBEDDING or MINHASH, input_field_names, output_field_names, params}",
     )
-    indexes: list[IndexSpec] = Field(
-        default_factory=list[IndexSpec], description="Vector fields not named here get AUTOINDEX"
+    indexes: list[IndexArgument] = Field(
+        default_factory=list[IndexArgument],
+        description="{field_name, index_type, metric_type, params}; other vector fields get AUTOINDEX",
     )
     enable_dynamic_field: bool | None = Field(None, description="Keep values of unnamed fields")
     num_shards: int = Field(1, ge=1, le=16)
@@ -184,6 +204,7 @@ class CreateCollectionOutput(Output):
     collection_name: str
     fields: list[str]
     indexes: list[dict[str, Any]]
+    embedding: dict[str, str] | None = None
     loaded: bool
 
 
@@ -192,7 +213,7 @@ async def create_collection(app: App, args: CreateCollectionInput) -> CreateColl
     """Creates a collection with its indexes and loads it. The same again is no error."""
     db_name = app.database(args.db_name)
     backend = await app.clients.backend(db_name)
-    wanted = completed(_wanted(args), backend)
+    wanted = completed(await _wanted(app, args, backend), backend)
     require_supported(wanted, backend)
     if args.num_partitions and not any(field.is_partition_key for field in wanted.fields):
         raise InvalidArgument("num_partitions needs a field with is_partition_key: true")
@@ -205,7 +226,8 @@ async def create_collection(app: App, args: CreateCollectionInput) -> CreateColl
         created=created,
         collection_name=schema.name,
         fields=[str(field) for field in schema.fields],
-        indexes=[_described_index(index) for index in schema.indexes],
+        indexes=[described_index(index) for index in schema.indexes],
+        embedding=told(app.bindings(db_name, schema)),
         loaded=loaded,
     )
 
@@ -313,14 +335,15 @@ async def _create_unless_there(app: App, db_name: str, wanted: CollectionSchema,
     if existing is None:
         try:
             async with app.clients.client(db_name, seconds=app.settings.build_timeout) as client:
-                await _create(app, client, wanted, num_partitions)
+                await _create(app, client, db_name, wanted, num_partitions)
         except AlreadyExists:
             existing = await app.schemas.find(db_name, wanted.name)
             if existing is None:
                 raise
         else:
             return True
-    require_same(wanted, await _once_indexed(app, db_name, wanted, existing))
+    existing = await _once_indexed(app, db_name, wanted, existing)
+    require_same(wanted, existing, also=differences(wanted, existing))
     return False
 
 
@@ -335,13 +358,17 @@ async def _once_indexed(
     return existing
 
 
-async def _create(app: App, client: "Client", wanted: CollectionSchema, num_partitions: int | None) -> None:
+async def _create(
+    app: App, client: "Client", db_name: str, wanted: CollectionSchema, num_partitions: int | None
+) -> None:
     """Whatever fails after the creation, cancellation too, takes the collection away again."""
     async with AsyncExitStack() as undo:
         with anyio.fail_after(app.settings.timeout, shield=True):  # cancelled halfway, it would stay unknown to us
-            await client.create_as(wanted, num_partitions=num_partitions)
+            await client.create_with_or_without(wanted, PROPERTY, num_partitions=num_partitions)
             made = await client.describe(wanted.name)
         undo.push_async_callback(_shielded_drop, client, made, app.settings.timeout)
+        if (binding := wanted.properties.get(PROPERTY)) and PROPERTY not in made.properties:
+            await app.properties.keep(db_name, made, {PROPERTY: binding})
         for index in wanted.indexes:
             await client.start_index(wanted.name, index)
         for index in wanted.indexes:
@@ -356,121 +383,93 @@ async def _shielded_drop(client: "Client", made: CollectionSchema, seconds: floa
         await client.drop_collection(made.name)
 
 
-def _wanted(args: CreateCollectionInput) -> CollectionSchema:
-    quick = {name for name in ("dimension", "metric_type", "id_type", "auto_id") if getattr(args, name) is not None}
-    if args.fields is None:
-        if args.dimension is None:
-            raise InvalidArgument("create_collection: give dimension (quick form) or fields (full form)")
-        fields, indexes = _quick_fields(args, args.dimension), _quick_indexes(args)
-    elif quick:
-        raise InvalidArgument(
-            f"create_collection: {', '.join(sorted(quick))} belong to the quick form; with fields, set them there"
-        )
-    else:
-        fields, indexes = tuple(spec.as_field() for spec in args.fields), _indexes(args.indexes)
-    dynamic = args.enable_dynamic_field if args.enable_dynamic_field is not None else args.fields is None
-    return CollectionSchema(
-        name=args.collection_name,
-        fields=fields,
-        functions=tuple(spec.as_function() for spec in args.functions),
-        indexes=indexes,
+async def _wanted(app: App, args: CreateCollectionInput, backend: Backend) -> CollectionSchema:
+    require_other_properties(args.properties)
+    form = await _form(app, args, backend)
+    dynamic = form.enable_dynamic_field if args.enable_dynamic_field is None else args.enable_dynamic_field
+    return replace(
+        form,
+        indexes=form.indexes or tuple(spec.as_index() for spec in args.indexes),
         enable_dynamic_field=dynamic,
         consistency_level=args.consistency_level or "",
         num_shards=args.num_shards,
         description=args.description,
-        properties=split_properties(args.properties)[0],
+        properties={**split_properties(args.properties)[0], **form.properties},
     )
 
 
-def _quick_fields(args: CreateCollectionInput, dimension: int) -> tuple[schemas.Field, ...]:
-    key_type = DataType.VARCHAR if args.id_type == "string" else DataType.INT64
-    return (
-        schemas.Field("id", key_type, is_primary=True, auto_id=bool(args.auto_id)),
-        schemas.Field("vector", DataType.FLOAT_VECTOR, dim=dimension),
+async def _form(app: App, args: CreateCollectionInput, backend: Backend) -> CollectionSchema:
+    """The collection in the form that the arguments have: text, full or quick."""
+    if args.text_field is not None:
+        _require_none_of(args, ("fields", "functions", *QUICK), "do not go with text_field, which makes the fields")
+        return await _text_form(app, args, args.text_field, backend)
+    _require_none_of(args, ("metadata", "embedder"), "belong to the text form: give text_field")
+    if args.fields is not None:
+        _require_none_of(args, (*QUICK, *KEYS), "belong to the quick form; with fields, set them there")
+        return _full_form(args, args.fields)
+    if args.dimension is None:
+        raise InvalidArgument(
+            "create_collection: give text_field (text form), dimension (quick form) or fields (full form)"
+        )
+    return _quick_form(args, args.dimension)
+
+
+def _require_none_of(args: CreateCollectionInput, names: Sequence[str], otherwise: str) -> None:
+    if given := sorted(name for name in names if getattr(args, name) not in (None, [])):
+        raise InvalidArgument(f"create_collection: {', '.join(given)} {otherwise}")
+
+
+async def _text_form(app: App, args: CreateCollectionInput, text_field: str, backend: Backend) -> CollectionSchema:
+    """The embedder is asked for its fingerprint, so that one that does not answer leaves no collection behind."""
+    fingerprint = None
+    if app.embedders or args.embedder:
+        fingerprint = await app.embedders.named(args.embedder or "").fingerprint()
+    elif FunctionType.BM25 not in backend.functions:
+        raise NotSupported(
+            f"text_field: {backend} has no BM25 and this server no embedder, so nothing would find the text",
+            hint=f"{HOW_TO_HAVE_ONE}; or create it with dimension or fields, and insert vectors of your own",
+        )
+    dim = fingerprint.dim if fingerprint else None
+    key = _key(args, auto_id=args.id_type is None)
+    store = document_store(args.collection_name, key, text_field, _metadata(args, backend), dim, backend)
+    binding = [Binding(VECTOR, text_field, fingerprint)] if fingerprint else []
+    return replace(store, properties={PROPERTY: as_property(binding)} if binding else {})
+
+
+def _full_form(args: CreateCollectionInput, fields: Sequence[FieldSpec]) -> CollectionSchema:
+    return CollectionSchema(
+        args.collection_name,
+        tuple(spec.as_field() for spec in fields),
+        tuple(spec.as_function() for spec in args.functions),
+        (),
+        enable_dynamic_field=False,
     )
 
 
-def _quick_indexes(args: CreateCollectionInput) -> tuple[schemas.Index, ...]:
-    named = _indexes(args.indexes)
-    return named or (schemas.Index("vector", "", "AUTOINDEX", args.metric_type or MetricType.COSINE),)
-
-
-def _indexes(specs: Sequence[IndexSpec]) -> tuple[schemas.Index, ...]:
-    return tuple(spec.as_index() for spec in specs)
-
-
-def _described_field(field: schemas.Field) -> dict[str, Any]:
-    """What is set, under the names that create_collection takes."""
-    shown: dict[str, Any] = {"name": field.name, "type": field.type}
-    for name in ("dim", "element_type", "max_length", "max_capacity", "default_value", "mmap_enabled", "description"):
-        if getattr(field, name) not in {None, ""}:
-            shown[name] = getattr(field, name)
-    flags = (
-        "is_primary",
-        "auto_id",
-        "nullable",
-        "is_partition_key",
-        "is_clustering_key",
-        "enable_analyzer",
-        "enable_match",
-        "is_function_output",
+def _quick_form(args: CreateCollectionInput, dimension: int) -> CollectionSchema:
+    vector = schemas.Field(VECTOR, DataType.FLOAT_VECTOR, dim=dimension)
+    index = schemas.Index(VECTOR, "", "AUTOINDEX", args.metric_type or MetricType.COSINE)
+    return CollectionSchema(
+        args.collection_name,
+        (_key(args, auto_id=False), vector),
+        tuple(spec.as_function() for spec in args.functions),
+        () if args.indexes else (index,),
+        enable_dynamic_field=True,
     )
-    shown |= {name: True for name in flags if getattr(field, name)}
-    if field.struct_fields:
-        shown["struct_fields"] = [_described_field(member) for member in field.struct_fields]
-    return shown
 
 
-def _described_function(function: schemas.Function) -> dict[str, Any]:
-    shown = {
-        "name": function.name,
-        "type": function.type,
-        "input_field_names": function.inputs,
-        "output_field_names": function.outputs,
-    }
-    return shown | ({"params": masked(function.params)} if function.params else {})
+def _key(args: CreateCollectionInput, *, auto_id: bool) -> schemas.Field:
+    """The primary key of the quick and the text form. `auto_id` is what holds where the caller does not say."""
+    kind = DataType.VARCHAR if args.id_type == "string" else DataType.INT64
+    return schemas.Field(KEY, kind, is_primary=True, auto_id=auto_id if args.auto_id is None else args.auto_id)
 
 
-def _described_index(index: schemas.Index) -> dict[str, Any]:
-    shown: dict[str, Any] = {"field_name": index.field_name, "index_type": index.index_type}
-    named = {"index_name": index.index_name} if index.index_name != index.field_name else {}
-    metric = {"metric_type": index.metric_type} if index.metric_type else {}
-    params = {"params": dict(index.params)} if index.params else {}
-    state = {"state": index.state} if index.state != "finished" else {}
-    return shown | named | metric | params | state
-
-
-def _example_value(field: schemas.Field) -> Any:
-    """A value that fits the field; a long vector only by its first numbers."""
-    if field.type is DataType.SPARSE_FLOAT_VECTOR:
-        return {"17": 0.5, "1024": 0.25}
-    if field.type.is_vector:
-        return [0.5] * field.dim if field.dim and field.dim <= SHORT_VECTOR else f"[{field.dim} numbers]"
-    examples: dict[DataType, Any] = {
-        DataType.BOOL: True,
-        DataType.FLOAT: 0.5,
-        DataType.DOUBLE: 0.5,
-        DataType.JSON: {"key": "value"},
-        DataType.GEOMETRY: "POINT (8.5 47.4)",
-        DataType.TIMESTAMPTZ: "2026-01-01T00:00:00Z",
-    }
-    if field.type is DataType.ARRAY:
-        element = replace(field, type=field.element_type or DataType.VARCHAR, element_type=None)
-        return [
-            {member.name: _example_value(member) for member in field.struct_fields}
-            if field.struct_fields
-            else _example_value(element)
-        ]
-    return examples.get(field.type, 1 if field.type.is_integer else "text"[: field.max_length])
-
-
-def _example_search(schema: CollectionSchema) -> dict[str, Any] | None:
-    indexed = [field for field in schema.vector_fields if schema.index_of(field.name)]
-    if not indexed:
-        return None
-    field = next((each for each in indexed if schema.text_source_of(each.name)), indexed[0])
-    what = {"text": "plain words"} if schema.text_source_of(field.name) else {"vector": _example_value(field)}
-    return {"collection_name": schema.name, **what, "anns_field": field.name, "limit": 5}
+def _metadata(args: CreateCollectionInput, backend: Backend) -> Iterator[schemas.Field]:
+    """Entities may leave metadata out unless the caller says otherwise."""
+    for spec in args.metadata:
+        field = spec.as_field()
+        unsaid = "nullable" not in spec.model_fields_set
+        yield replace(field, nullable=can_be_null(field, backend)) if unsaid else field
 
 
 TOOLS = (list_collections, describe_collection, create_collection, drop_collection, load_collection, release_collection)

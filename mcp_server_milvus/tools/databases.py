@@ -112,7 +112,7 @@ class AlterDatabaseInput(Input):
     """Which database, and its new properties."""
 
     db_name: Name
-    properties: Properties = Field(description="null drops one")
+    properties: Properties
 
 
 class AlterDatabaseOutput(Output):

@@ -1,16 +1,17 @@
 """Entities: written, deleted, counted, and read by key or filter."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import anyio.to_thread
 from pydantic import Field
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.errors import InvalidArgument
-from mcp_server_milvus.milvus.entities import as_entities, checked_entities
+from mcp_server_milvus.errors import InvalidArgument, PartialWrite
+from mcp_server_milvus.filling import Filling, Given, GivenInPieces
+from mcp_server_milvus.milvus.entities import as_entities
 from mcp_server_milvus.milvus.filter_help import near_misses
 from mcp_server_milvus.milvus.filters import (
     MAX_KEYS,
@@ -59,32 +60,48 @@ class Entities(Input):
     db_name: Name | None = None
 
 
+class InsertInput(Entities):
+    """Which entities, and whether long texts become several. Sizes are in characters."""
+
+    chunk_size: int | None = Field(None, ge=100, le=60_000, description="Characters; splits longer texts")
+    chunk_overlap: int | None = Field(None, ge=0)
+
+
 class InsertOutput(BoundedOutput):
-    """How many entities are in, and the keys that Milvus gave them."""
+    """How many entities are in, and the keys that Milvus gave them, or what the pieces of each text have in common."""
 
     insert_count: int
     ids: list[Key] | None = None
+    source_ids: list[Key] | None = Field(default=None, description="Of each entity given; its pieces have it")
+    blank: list[str] | None = None
 
 
 @tool(toolset=Toolset.DATA, effect=Effect.CREATE)
-async def insert(app: App, args: Entities) -> InsertOutput:
+async def insert(app: App, args: InsertInput) -> InsertOutput:
     """Inserts entities: none if one does not fit the schema."""
-    outcome, schema = await _write(app, args, "insert")
-    ids, limits = _generated_keys(app, outcome) if schema.primary_key.auto_id else (None, None)
-    return InsertOutput(insert_count=outcome.count, ids=ids, applied_limits=limits)
+    if args.chunk_size is not None:
+        return await _insert_pieces(app, args, args.chunk_size)
+    if args.chunk_overlap is not None:
+        raise InvalidArgument("chunk_overlap: give chunk_size too")
+    written = await _write(app, args, Given(_entities(args)), "insert")
+    ids, limits = _first(app, "ids", written.outcome.ids) if written.schema.primary_key.auto_id else (None, [])
+    return InsertOutput(
+        insert_count=written.outcome.count, ids=ids, blank=written.blank or None, applied_limits=limits or None
+    )
 
 
 class UpsertOutput(Output):
     """How many entities are in."""
 
     upsert_count: int
+    blank: list[str] | None = None
 
 
 @tool(toolset=Toolset.DATA, effect=Effect.MODIFY)
 async def upsert(app: App, args: Entities) -> UpsertOutput:
     """Inserts entities, replacing those with the same primary key whole."""
-    outcome, _ = await _write(app, args, "upsert")
-    return UpsertOutput(upsert_count=outcome.count)
+    written = await _write(app, args, Given(_entities(args)), "upsert")
+    return UpsertOutput(upsert_count=written.outcome.count, blank=written.blank or None)
 
 
 class DeleteInput(Input):
@@ -292,14 +309,46 @@ async def count(app: App, args: CountInput) -> CountOutput:
     return CountOutput(count=number)
 
 
-async def _write(app: App, args: Entities, operation: Operation) -> tuple[Outcome, CollectionSchema]:
-    db_name = app.database(args.db_name)
+async def _insert_pieces(app: App, args: InsertInput, size: int) -> InsertOutput:
+    overlap = size // 10 if args.chunk_overlap is None else args.chunk_overlap
+    given = GivenInPieces(_entities(args), size, overlap)
+    try:
+        written = await _write(app, args, given, "insert")
+    except PartialWrite as failure:
+        failure.details["source_ids"], _ = _first(app, "source_ids", given.source_ids)
+        failure.hint = "ranges are of pieces: delete those with these source_ids by filter, then insert anew"
+        raise
+    source_ids, limits = _first(app, "source_ids", given.source_ids)
+    return InsertOutput(
+        insert_count=written.outcome.count,
+        source_ids=source_ids,
+        blank=written.blank or None,
+        applied_limits=limits or None,
+    )
+
+
+def _entities(args: Entities) -> list[dict[str, Any]]:
     entities = as_entities(args.data)
     if not entities:
         raise InvalidArgument("data: no entities", hint='data is a list of objects: [{"id": 1, …}]')
+    return entities
 
-    async def write(schema: CollectionSchema) -> tuple[Outcome, CollectionSchema]:
-        checked = await anyio.to_thread.run_sync(_checked(schema, entities, operation))
+
+@dataclass(frozen=True)
+class _Written:
+    """What became of a write, and what is to be said of texts that say nothing."""
+
+    outcome: Outcome
+    schema: CollectionSchema
+    blank: list[str]
+
+
+async def _write(app: App, args: Entities, given: Given, operation: Operation) -> _Written:
+    db_name = app.database(args.db_name)
+    filling = Filling(app, db_name, app.report_progress)
+
+    async def write(schema: CollectionSchema) -> _Written:
+        checked = await filling.checked(schema, given, keys_required=operation == "upsert")
         job = Write(
             operation,
             app.clients,
@@ -307,9 +356,9 @@ async def _write(app: App, args: Entities, operation: Operation) -> tuple[Outcom
             args.collection_name,
             args.partition_name or "",
             schema,
-            app.report_progress,
+            filling.report_progress,
         )
-        return await job.run(checked), schema
+        return _Written(await job.run(checked), schema, filling.blank)
 
     written, _ = await app.loaded_if_needed(
         db_name, args.collection_name, lambda: app.schemas.used_by(db_name, args.collection_name, write)
@@ -317,19 +366,14 @@ async def _write(app: App, args: Entities, operation: Operation) -> tuple[Outcom
     return written
 
 
-def _checked(
-    schema: CollectionSchema, entities: list[dict[str, Any]], operation: Operation
-) -> Callable[[], list[dict[str, Any]]]:
-    return lambda: checked_entities(schema, entities, keys_required=operation == "upsert")
-
-
-def _generated_keys(app: App, outcome: Outcome) -> tuple[list[Key], list[str] | None]:
-    keys = [portable_key(key) for key in outcome.ids]
+def _first(app: App, name: str, found: Sequence[Key]) -> tuple[list[Key], list[str]]:
+    """As many as a result has room for, and what is said of the others."""
+    keys = [portable_key(key) for key in found]
     size = json_size(keys)
     if size <= app.settings.max_result_bytes:
-        return keys, None
+        return keys, []
     kept = len(keys) * app.settings.max_result_bytes // size
-    return keys[:kept], [f"ids: the first {kept} of {len(keys)}; query shows the others"]
+    return keys[:kept], [f"{name}: the first {kept} of {len(keys)}; query shows the others"]
 
 
 async def _count(

@@ -11,6 +11,7 @@ from pydantic import Field, WithJsonSchema
 
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import Error, NotLoaded
+from mcp_server_milvus.filling import FileFilling
 from mcp_server_milvus.milvus.filters import rendered
 from mcp_server_milvus.milvus.folders import Folders
 from mcp_server_milvus.milvus.names import Name
@@ -56,6 +57,7 @@ class ImportFileOutput(Output):
     wrong_count: int | None = None
     wrong: list[str] | None = Field(None, description="The first 20")
     coerced: list[str] | None = None
+    blank: list[str] | None = None
     pending: str | None = Field(None, description="What Milvus has still to do with the entities")
 
 
@@ -67,7 +69,8 @@ async def import_file(app: App, args: ImportFileInput) -> ImportFileOutput:
         file = await anyio.to_thread.run_sync(Folders(app.settings.file_folders).open, args.path)
         files.callback(file.close)
         schema = await app.schemas.refresh(db_name, args.collection_name)
-        job = await _import(app, args, schema, file)
+        filling = FileFilling(app, db_name, schema)
+        job = await _import(app, args, schema, file, filling)
         if job.reads(await app.clients.backend(db_name)):
             await _require_loaded(app, db_name, args.collection_name)
         tally = await job.run()
@@ -77,6 +80,7 @@ async def import_file(app: App, args: ImportFileInput) -> ImportFileOutput:
         wrong_count=tally.wrong_count or None,
         wrong=_within(app.settings.max_result_bytes // 2, job.fitting.unused, tally.wrong) or None,
         coerced=_within(app.settings.max_result_bytes // 4, job.fitting.coerced) or None,
+        blank=filling.blank or None,
         pending=await _pending(app, job) if tally.written else None,
     )
 
@@ -145,7 +149,9 @@ def _within(most_bytes: int, *lists: list[str]) -> list[str]:
     return [line for line, size in zip(chain(*lists), sizes, strict=True) if size <= most_bytes]
 
 
-async def _import(app: App, args: ImportFileInput, schema: CollectionSchema, file: BinaryIO) -> "Import":
+async def _import(
+    app: App, args: ImportFileInput, schema: CollectionSchema, file: BinaryIO, filling: FileFilling
+) -> "Import":
     from mcp_server_milvus.milvus.fitting import Fitting
     from mcp_server_milvus.milvus.importing import Import
     from mcp_server_milvus.milvus.reading import Format, format_of, read
@@ -166,10 +172,18 @@ async def _import(app: App, args: ImportFileInput, schema: CollectionSchema, fil
         operation,
         args.on_error,
         source,
-        Fitting(schema, args.columns, keys_required=operation == "upsert", kind=kind, json_values=backend.json_values),
+        Fitting(
+            schema,
+            args.columns,
+            keys_required=operation == "upsert",
+            kind=kind,
+            json_values=backend.json_values,
+            from_text=filling.from_text,
+        ),
         args.resume_from,
         "resume_from" in args.model_fields_set,
         app.report_progress,
+        filling.parts,
     )
 
 

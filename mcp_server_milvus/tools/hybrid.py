@@ -1,6 +1,8 @@
 """Hybrid search: several searches of one collection, fused into one ranking."""
 
 import math
+from collections.abc import Collection
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,6 +12,7 @@ from pydantic import Field, WithJsonSchema
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import InvalidArgument, NotSupported
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW, Backend, Feature
+from mcp_server_milvus.milvus.entities import reads_text
 from mcp_server_milvus.milvus.filter_help import near_misses
 from mcp_server_milvus.milvus.filters import both, rendered
 from mcp_server_milvus.milvus.names import Name
@@ -18,8 +21,10 @@ from mcp_server_milvus.milvus.ranking import RRF_K, Ranker, Scored
 from mcp_server_milvus.milvus.results import Page
 from mcp_server_milvus.milvus.scanning import Source
 from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.milvus.schema import Field as SchemaField
 from mcp_server_milvus.milvus.specs import Level
 from mcp_server_milvus.milvus.targets import GROUPED_REACH, Leg, packed, target_of, vector_field
+from mcp_server_milvus.planning import query_vectors
 from mcp_server_milvus.tool import BoundedOutput, Input, tool
 from mcp_server_milvus.vocabulary import Effect, Toolset
 
@@ -91,22 +96,47 @@ async def hybrid_search(app: App, args: HybridSearchInput) -> HybridSearchOutput
     _require_within("offset + limit", args.offset + args.limit, 1, MAX_WINDOW)
     ranker = _ranker(args)
 
-    async def read(client: "Client", schema: CollectionSchema) -> HybridSearchOutput:
-        await client.confirm_indexes(args.collection_name, schema)
-        legs = [_leg(schema, args, number, client.backend) for number in range(len(args.legs))]
-        grouping = _grouping(client.backend, schema, args)
-        shown = schema.output_fields(args.output_fields)
-        source = Source(args.collection_name, "", shown, args.partition_names, args.consistency_level)
-        fields = FieldsByKey(client, schema, source)
-        page = Page(schema, app.settings.max_result_bytes, frozenset(args.output_fields or ()))
-        if client.backend.has(Feature.HYBRID_SEARCH):
-            given, found = await _fused_by_milvus(page, fields, args, legs, ranker, grouping)
-            return _output(page, args, given, found, "milvus")
-        hits = await _fused_here(fields, args, legs, ranker)
-        return _output(page, args, await fields.fill(page, hits), len(hits), "this server")
+    db_name = app.database(args.db_name)
 
-    output, loaded = await app.read(app.database(args.db_name), args.collection_name, read)
+    async def attempt(schema: CollectionSchema) -> HybridSearchOutput:
+        sought = await _all_sought(app, db_name, schema, args)
+        return await app.with_client(db_name, schema, partial(_fused, app, args, ranker, sought))
+
+    output, loaded = await app.loaded_if_needed(
+        db_name, args.collection_name, lambda: app.schemas.used_by(db_name, args.collection_name, attempt)
+    )
     return output.model_copy(update={"loaded": True}) if loaded else output
+
+
+@dataclass(frozen=True)
+class _Sought:
+    """What a leg searches for, in which field; `argument` is what a message calls it."""
+
+    field: SchemaField
+    what: str | list[float] | dict[str, float]
+    argument: str = "vector"
+
+
+async def _fused(
+    app: App,
+    args: HybridSearchInput,
+    ranker: Ranker,
+    sought: list[_Sought],
+    client: "Client",
+    schema: CollectionSchema,
+) -> HybridSearchOutput:
+    await client.confirm_indexes(args.collection_name, schema)
+    legs = [_leg(schema, args, number, each, client.backend) for number, each in enumerate(sought)]
+    grouping = _grouping(client.backend, schema, args)
+    shown = schema.output_fields(args.output_fields)
+    source = Source(args.collection_name, "", shown, args.partition_names, args.consistency_level)
+    fields = FieldsByKey(client, schema, source)
+    page = Page(schema, app.settings.max_result_bytes, frozenset(args.output_fields or ()))
+    if client.backend.has(Feature.HYBRID_SEARCH):
+        given, found = await _fused_by_milvus(page, fields, args, legs, ranker, grouping)
+        return _output(page, args, given, found, "milvus")
+    hits = await _fused_here(fields, args, legs, ranker)
+    return _output(page, args, await fields.fill(page, hits), len(hits), "this server")
 
 
 def _require_within(what: str, number: float, least: float, most: float) -> None:
@@ -129,17 +159,38 @@ def _ranker(args: HybridSearchInput) -> Ranker:
     return Ranker(args.k, tuple(args.weights or ()), args.function)
 
 
-def _leg(schema: CollectionSchema, args: HybridSearchInput, number: int, backend: Backend) -> Leg:
-    asked = args.legs[number]
-    sought = asked.text if asked.text is not None else asked.vector
-    if sought is None or (asked.text is not None and asked.vector is not None):
+async def _all_sought(app: App, db_name: str, schema: CollectionSchema, args: HybridSearchInput) -> list[_Sought]:
+    """What each leg searches for. Where an embedder is bound, it makes a text a vector before a client is borrowed."""
+    bindings = app.bindings(db_name, schema)
+    sought = [_sought(schema, number, leg, bindings.keys()) for number, leg in enumerate(args.legs)]
+    embedded = [
+        (number, (bindings[each.field.name], each.what))
+        for number, each in enumerate(sought)
+        if isinstance(each.what, str) and not reads_text(schema, each.field)
+    ]
+    vectors = await query_vectors(app.embedders, [text for _, text in embedded], app.settings.timeout)
+    for (number, _), (vector, embedder) in zip(embedded, vectors, strict=True):
+        sought[number] = _Sought(sought[number].field, vector, f"embedder {embedder}")
+    return sought
+
+
+def _sought(schema: CollectionSchema, number: int, leg: LegInput, bound: Collection[str]) -> _Sought:
+    sought = leg.text if leg.text is not None else leg.vector
+    if sought is None or (leg.text is not None and leg.vector is not None):
         raise InvalidArgument(f"legs.{number}: give text or vector")
+    if leg.text is not None and not leg.text.strip():
+        raise InvalidArgument(f"legs.{number}.text: it is blank")
+    return _Sought(vector_field(schema, sought, leg.anns_field, bound), sought)
+
+
+def _leg(schema: CollectionSchema, args: HybridSearchInput, number: int, sought: _Sought, backend: Backend) -> Leg:
+    asked = args.legs[number]
     if backend.is_lite and RANGE & asked.params.keys():
         raise NotSupported(
             f"legs.{number}: {backend} ignores radius and range_filter in a hybrid search", hint="search has them"
         )
-    field = vector_field(schema, sought, asked.anns_field)
-    target = target_of(schema, field, packed(field, sought), asked.params, backend)
+    data = packed(sought.field, sought.what, sought.argument)
+    target = target_of(schema, sought.field, data, asked.params, backend)
     matching = both(rendered(args.filter, args.filter_params), rendered(asked.filter, asked.filter_params))
     limit = max(LEG_LIMIT, args.offset + args.limit) if asked.limit is None else asked.limit
     _require_within(f"legs.{number}.limit", limit, 1, MAX_WINDOW)
@@ -182,7 +233,7 @@ async def _fused_by_milvus(
     )
     hits = [Hit(hit.id, hit.distance, by_score=False) for hit in found]
     if is_small:
-        return admitted(page, hits, {hit.id: hit["entity"] for hit in found}), len(hits)
+        return await admitted(page, hits, {hit.id: hit["entity"] for hit in found}), len(hits)
     return await fields.fill(page, hits), len(hits)
 
 

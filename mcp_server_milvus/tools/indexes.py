@@ -27,7 +27,7 @@ class BuildIndexInput(Input):
 
     collection_name: Name
     field_name: Name
-    index_type: str = Field("AUTOINDEX", description="e.g. HNSW, IVF_FLAT, FLAT, SPARSE_INVERTED_INDEX, INVERTED")
+    index_type: str = Field("AUTOINDEX", description="e.g. HNSW, IVF_FLAT, INVERTED")
     metric_type: Metric | None = Field(None, description="Of a vector; default by its type")
     params: dict[str, Any] = Field(default_factory=dict, description='e.g. {"M": 16, "efConstruction": 200}')
     index_name: Name | None = None
@@ -83,7 +83,7 @@ class DropIndexInput(Input):
 
     collection_name: Name
     index_name: Name
-    release: bool = Field(default=False, description="First release a loaded collection")
+    release: bool = False
     db_name: Name | None = None
 
 
@@ -121,7 +121,7 @@ class AlterIndexInput(Input):
 
     collection_name: Name
     index_name: Name
-    properties: Properties = Field(description="null drops one")
+    properties: Properties
     db_name: Name | None = None
 
 

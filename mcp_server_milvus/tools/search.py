@@ -1,33 +1,28 @@
 """Search: the entities whose vectors are nearest."""
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field, WithJsonSchema
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.errors import InvalidArgument, LimitExceeded, NotFound, NotSupported
-from mcp_server_milvus.milvus.capabilities import MAX_WINDOW, Feature
-from mcp_server_milvus.milvus.exact import ExactScores, require_exact
+from mcp_server_milvus.errors import InvalidArgument, NotFound, NotSupported
+from mcp_server_milvus.milvus.capabilities import MAX_WINDOW, Backend, Feature
 from mcp_server_milvus.milvus.filter_help import near_misses
-from mcp_server_milvus.milvus.filters import after_key, both, checked_key, keys_filter, literal, rendered
+from mcp_server_milvus.milvus.filters import both, checked_key, keys_filter, literal, rendered
+from mcp_server_milvus.milvus.hit_pages import Turn, Turned, exact_page, first_page, fused_page, later_page
 from mcp_server_milvus.milvus.names import Name
-from mcp_server_milvus.milvus.paging import (
-    FieldsByKey,
-    Hit,
-    Position,
-    admitted,
-    best_after,
-    decoded_position,
-    hits_after,
-)
-from mcp_server_milvus.milvus.ranking import Key, Scored
-from mcp_server_milvus.milvus.results import Page, cursor_fingerprint, decode_cursor, encode_cursor
+from mcp_server_milvus.milvus.paging import Position, decoded_position
+from mcp_server_milvus.milvus.results import Page, Passages, cursor_fingerprint, decode_cursor, encode_cursor
 from mcp_server_milvus.milvus.scanning import Source
-from mcp_server_milvus.milvus.targets import GROUPED_REACH, Target, packed, target_of, vector_field
-from mcp_server_milvus.tool import BoundedOutput, Input, tool
-from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType, Effect, Toolset
+from mcp_server_milvus.milvus.searching import CANDIDATES, Search
+from mcp_server_milvus.milvus.specs import Level
+from mcp_server_milvus.milvus.targets import Target, packed, target_of, vector_field
+from mcp_server_milvus.planning import Asked, Plan, planned
+from mcp_server_milvus.text.snippets import snippet
+from mcp_server_milvus.tool import BoundedOutput, Input, Output, tool
+from mcp_server_milvus.vocabulary import DataType, Effect, FunctionType, SearchMode, Toolset
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus import schema as schemas
@@ -38,11 +33,11 @@ if TYPE_CHECKING:
 BYTE_VECTORS = frozenset({DataType.BINARY_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR})
 """Types whose stored vectors pymilvus returns as a list of one piece of bytes."""
 
-RANGED_REACH = 5
-"""Hits that Milvus Lite ranks for each that it returns within a radius."""
+LONG_TEXT = 500
+"""Characters from which a hit shows a passage instead."""
 
-SMALLEST_HIT = 24
-"""Bytes that a hit takes at least, as JSON."""
+LEXICAL_PARAMS = frozenset({"drop_ratio_search"})
+"""Parameters that only a sparse index has: of two legs, they go to that of the words, and all others to the other."""
 
 APPROXIMATE = "approximate index under a filter; exact: true scores every match"
 INCOMPLETE = "approximate index: the last page may come early; exact: true pages through every match"
@@ -54,9 +49,10 @@ class SearchInput(Input):
     """What is near to what."""
 
     collection_name: Name
-    text: str | None = Field(None, description="For a field with a BM25 function")
+    text: str | None = Field(None, description="Found by meaning and words")
     vector: list[float] | SparseVector | None = Field(None, description='Dense: [0.1, …]; sparse: {"index": weight}')
     id: Annotated[int | str | None, Field(description="More like this entity")] = None
+    mode: SearchMode = Field(SearchMode.AUTO, strict=False)
     anns_field: Name | None = Field(None, description="Needed only when several fit")
     limit: int = Field(10, ge=1, le=16_384)
     offset: int = Field(0, ge=0)
@@ -64,6 +60,7 @@ class SearchInput(Input):
     filter: str = Field("", description="As in query")
     filter_params: dict[str, Any] | None = None
     output_fields: list[str] | None = Field(None, description="Default: all but vectors")
+    snippet: bool | None = Field(None, description="Passage instead of the text")
     partition_names: list[Name] | None = None
     radius: float | None = Field(None, description="Worst score that is still a hit")
     range_filter: float | None = Field(None, description="Best score, with radius")
@@ -71,18 +68,31 @@ class SearchInput(Input):
     group_size: int | None = Field(None, ge=1, le=1_000)
     exact: bool = Field(default=False, description="Score every match: no index, slow")
     params: dict[str, Any] = Field(default_factory=dict, description='Of the index: {"ef": 100}, {"nprobe": 32}, …')
-    consistency_level: ConsistencyLevel | None = Field(None, strict=False)
+    consistency_level: Level | None = None
     db_name: Name | None = None
+
+
+class PlanOutput(Output):
+    """How the hits were found."""
+
+    mode: str | None = None
+    fields: list[str] | None = None
+    metric_type: str | None = None
+    embedder: str | None = None
+    why: str | None = None
 
 
 class SearchOutput(BoundedOutput):
     """Hits, best first."""
 
-    hits: list[dict[str, Any]] = Field(description="{id, score, fields}")
-    metric_type: str = Field(description="Of the scores: for L2, HAMMING and JACCARD smaller is better")
-    anns_field: str
+    hits: list[dict[str, Any]] = Field(description="{id, score, fields}, and a snippet that marks **words** sought")
+    metric_type: str = Field(
+        description="Of the scores: for L2, HAMMING and JACCARD smaller is better; "
+        "relative: 1 is the same meaning in the same words"
+    )
+    anns_field: str | None = None
     next_cursor: str | None = None
-    plan: str | None = Field(default=None, description="How the hits were found, if that matters")
+    plan: PlanOutput | None = Field(default=None, description="How the hits were found, if that matters")
     loaded: bool | None = Field(default=None, description="The collection was loaded for this call")
 
 
@@ -91,20 +101,15 @@ async def search(app: App, args: SearchInput) -> SearchOutput:
     """Finds the entities nearest to a text, a vector, or another entity (exactly one of text, vector, id)."""
     _require_consistent(args)
     db_name = app.database(args.db_name)
-    walks = args.exact or args.cursor is not None
-    seconds = app.settings.build_timeout if walks else None
+    seconds = app.settings.build_timeout if args.exact or args.cursor is not None else None
 
-    async def read(client: "Client", schema: "CollectionSchema") -> SearchOutput:
-        await client.confirm_indexes(args.collection_name, schema)
-        this = await _search(app, client, schema, args)
-        if args.exact:
-            return await _exact_page(this)
-        if walks or (this.looks_for_range and args.group_by_field is None):
-            return await _later_page(this)
-        return await _first_page(this)
+    async def attempt(schema: "CollectionSchema") -> SearchOutput:
+        plan = await _planned(app, db_name, schema, args)
+        read = partial(_searched, app, args, plan)
+        return await app.with_client(db_name, schema, read, seconds=seconds)
 
     output, loaded = await app.loaded_if_needed(
-        db_name, args.collection_name, lambda: app.with_schema(db_name, args.collection_name, read, seconds=seconds)
+        db_name, args.collection_name, lambda: app.schemas.used_by(db_name, args.collection_name, attempt)
     )
     return output.model_copy(update={"loaded": True}) if loaded else output
 
@@ -112,6 +117,8 @@ async def search(app: App, args: SearchInput) -> SearchOutput:
 def _require_consistent(args: SearchInput) -> None:
     if sum(given is not None for given in (args.text, args.vector, args.id)) != 1:
         raise InvalidArgument("search: give exactly one of text, vector, id")
+    if args.text is None and (args.mode is not SearchMode.AUTO or args.snippet):
+        raise InvalidArgument("mode and snippet need text")
     if args.cursor is None and args.offset + args.limit > MAX_WINDOW:
         raise InvalidArgument(
             f"offset + limit is {args.offset + args.limit}; at most {MAX_WINDOW} are possible",
@@ -125,132 +132,113 @@ def _require_consistent(args: SearchInput) -> None:
         raise InvalidArgument("params: an exact search uses no index; leave them out")
     if args.range_filter is not None and args.radius is None:
         raise InvalidArgument("range_filter needs radius")
-
-
-@dataclass(frozen=True)
-class _Search:
-    """One search on one backend: the target, the filter, and where the caller is."""
-
-    app: App
-    client: "Client"
-    schema: "CollectionSchema"
-    args: SearchInput
-    target: Target
-    matching: str
-    fingerprint: str
-
-    @property
-    def position(self) -> Position:
-        """Where this page begins."""
-        if self.args.cursor is None:
-            return Position(0 if self.args.exact else self.first, self.args.offset)
-        position = decode_cursor(self.args.cursor, self.fingerprint)
-        return decoded_position(position, self.schema.primary_key, exact=self.args.exact)
-
-    @property
-    def first(self) -> int:
-        """Hits that the first page asks for: one more than it shows tells whether there are more."""
-        return min(self.args.offset + self.args.limit + 1, MAX_WINDOW)
-
-    @property
-    def fields(self) -> FieldsByKey:
-        """What is shown of the hits."""
-        args = self.args
-        shown = self.schema.output_fields(args.output_fields)
-        source = Source(args.collection_name, "", shown, args.partition_names, args.consistency_level)
-        return FieldsByKey(self.client, self.schema, source)
-
-    @property
-    def looks_for_range(self) -> bool:
-        """Whether the backend looks for a range among the best few alone, as Milvus Lite does: it is asked for many."""
-        return self.client.backend.is_lite and self.args.range_filter is not None
-
-    @property
-    def walked_limit(self) -> int:
-        """Hits that a page looks for: as many as can fit, and one more."""
-        return min(self.args.limit, self.app.settings.max_result_bytes // SMALLEST_HIT) + 1
-
-    async def found(self, matching: str, limit: int, output_fields: list[str], **more: Any) -> list[Any]:
-        """The hits of one search in the index, which looks at more entities than it returns."""
-        reach = limit + (more.get("offset") or 0)
-        if self.target.is_lite:
-            reach *= GROUPED_REACH * (self.args.group_size or 1) if self.args.group_by_field else 1
-            reach *= RANGED_REACH if self.args.radius is not None else 1
-        return await self.client.search_nearest(
-            self.args.collection_name,
-            self.target.data,
-            self.schema,
-            anns_field=self.target.field.name,
-            filter=both(self.matching, matching),
-            limit=limit,
-            output_fields=output_fields,
-            search_params=self.target.search_params(reach),
-            partition_names=self.args.partition_names,
-            consistency_level=self.args.consistency_level,
-            **more,
-        )
-
-    async def keys_and_scores(self, matching: str, limit: int, **more: Any) -> list[Scored]:
-        """As `found`, without fields."""
-        asked = MAX_WINDOW if self.looks_for_range else limit
-        found = await self.found(matching, asked, [self.schema.primary_key.name], **more)
-        return [(hit.id, self.target.sign * hit.distance) for hit in found[:limit]]
-
-    async def read(self, after: Key | None, limit: int, output_fields: list[str]) -> list[dict[str, Any]]:
-        """Matching entities in the order of their keys."""
-        key = self.schema.primary_key
-        return await self.client.read_in_key_order(
-            self.args.collection_name,
-            self.matching if after is None else both(self.matching, after_key(key, after)),
-            self.schema,
-            limit=limit,
-            output_fields=output_fields,
-            partition_names=self.args.partition_names,
-            consistency_level=self.args.consistency_level,
-        )
-
-    async def within_range(self, exact: ExactScores) -> AsyncGenerator[list[Scored]]:
-        """The key and score of every match, within radius and range_filter."""
-        done = 0
-        async for batch in exact.batches():
-            done += len(batch)
-            await self.app.report_progress(done, None, f"scored {done} entities")
-            yield [each for each in batch if self._is_within(each[1])]
-
-    def _is_within(self, score: float) -> bool:
-        direction, radius, best = self.target.direction, self.args.radius, self.args.range_filter
-        is_near = radius is None or direction * score < direction * radius
-        return is_near and (best is None or direction * score >= direction * best)
-
-
-async def _search(app: App, client: "Client", schema: "CollectionSchema", args: SearchInput) -> _Search:
-    matching = rendered(args.filter, args.filter_params)
-    field = vector_field(schema, args.text if args.text is not None else args.vector, args.anns_field)
-    target = target_of(schema, field, None, _params(args), client.backend)
-    target = replace(target, params=_bounded(args, target))
-    if args.id is not None:
-        own_key = checked_key(schema.primary_key, args.id)
-        data = await _stored(client, schema, args, field)
-        matching = both(matching, f"{schema.primary_key.name} != {literal(own_key)}")
-    else:
-        data = packed(field, args.text if args.text is not None else cast("Any", args.vector))
-    asked = args.model_dump(exclude={"cursor", "limit", "output_fields", "consistency_level"})
-    return _Search(app, client, schema, args, replace(target, data=data), matching, cursor_fingerprint(asked))
-
-
-def _params(args: SearchInput) -> dict[str, Any]:
     if twice := {"radius", "range_filter"} & args.params.keys():
         raise InvalidArgument(f"params: {min(twice)} is an argument of its own")
-    return args.params
 
 
-def _bounded(args: SearchInput, target: Target) -> dict[str, Any]:
+async def _planned(app: App, db_name: str, schema: "CollectionSchema", args: SearchInput) -> Plan | None:
+    """How to search for the text. It is embedded before a client is borrowed: an embedder may take its time."""
+    if args.text is None:
+        return None
+    asked = Asked(args.text, args.mode, args.anns_field, _one_leg(args))
+    plan = planned(schema, app.bindings(db_name, schema), asked, can_embed=bool(app.embedders))
+    return await plan.embedded(app.embedders, app.settings.timeout)
+
+
+def _one_leg(args: SearchInput) -> str:
+    """Why it can be no more than one search."""
+    if args.radius is not None:
+        return "one leg: radius bounds one kind of score"
+    if args.group_by_field is not None:
+        return "one leg: group_by_field ranks by one kind of score"
+    return "one leg" if args.exact else ""
+
+
+async def _searched(
+    app: App, args: SearchInput, plan: Plan | None, client: "Client", schema: "CollectionSchema"
+) -> SearchOutput:
+    await client.confirm_indexes(args.collection_name, schema)
+    legs = await _legs(app, args, plan, client, schema)
+    asked = args.model_dump(exclude={"cursor", "limit", "output_fields", "snippet", "consistency_level"})
+    fingerprint = cursor_fingerprint(asked, [leg.target.field.name for leg in legs])
+    page = Page(schema, app.settings.max_result_bytes, frozenset(args.output_fields or ()), _passages(args, plan))
+    position = _position(args, legs, fingerprint)
+    turn = Turn(page, position, args.limit, app.settings.max_scan, app.report_progress)
+    this = _Call(args, plan, legs, turn)
+    turned = await _turned(this)
+    output = _output(this, turned)
+    if not turned.more or args.group_by_field is not None:
+        return output
+    return output.model_copy(update={"next_cursor": encode_cursor(fingerprint, position.moved(turned.given).encoded())})
+
+
+async def _turned(this: "_Call") -> Turned:
+    search, args = this.search, this.args
+    if len(this.legs) > 1:
+        return await fused_page(search, this.legs[1], this.turn)
+    if args.exact:
+        return await exact_page(search, this.turn)
+    if args.cursor is not None or (search.looks_for_range and args.group_by_field is None):
+        return await later_page(search, this.turn)
+    return await first_page(search, this.turn, _grouping(args, search.schema, search.client.backend))
+
+
+async def _legs(
+    app: App, args: SearchInput, plan: Plan | None, client: "Client", schema: "CollectionSchema"
+) -> tuple[Search, ...]:
+    """The searches that become one ranking: two of them for a text that is sought by its meaning and its words."""
+    matching = rendered(args.filter, args.filter_params)
+    if plan:
+        made_by = f"embedder {plan.embedder}"
+        sought = [
+            (way.field, packed(way.field, what, made_by)) for way, what in zip(plan.ways, plan.sought, strict=True)
+        ]
+    else:
+        bindings = app.bindings(app.database(args.db_name), schema)
+        field = vector_field(schema, args.vector, args.anns_field, bindings)
+        sought = [(field, await _given(client, schema, args, field))]
+    if args.id is not None:
+        own_key = checked_key(schema.primary_key, args.id)
+        matching = both(matching, f"{schema.primary_key.name} != {literal(own_key)}")
+    shown = schema.output_fields(_shown(args, plan))
+    source = Source(args.collection_name, matching, shown, args.partition_names, args.consistency_level)
+    group_size = 0 if args.group_by_field is None else args.group_size or 1
+    fields = [field.name for field, _ in sought]
+    return tuple(
+        Search(client, schema, source, _target(schema, field, data, args, fields, client.backend), group_size)
+        for field, data in sought
+    )
+
+
+def _shown(args: SearchInput, plan: Plan | None) -> list[str] | None:
+    """The fields to read: those that were named, and the text of passages that were asked for."""
+    if plan and args.snippet and args.output_fields is not None:
+        return [*args.output_fields, _passages_of(plan)]
+    return args.output_fields
+
+
+def _passages_of(plan: Plan) -> str:
+    """The text field whose passages are shown: of two, that in which words are sought."""
+    return plan.ways[-1].text_field
+
+
+def _target(
+    schema: "CollectionSchema", field: "schemas.Field", data: Any, args: SearchInput, legs: list[str], backend: Backend
+) -> Target:
+    by_words = field.name == legs[-1]
+    params = {
+        name: value for name, value in args.params.items() if len(legs) == 1 or (name in LEXICAL_PARAMS) == by_words
+    }
+    target = target_of(schema, field, data, params, backend)
     bounds = {"radius": args.radius, "range_filter": args.range_filter}
-    return dict(target.params) | {name: target.sign * bound for name, bound in bounds.items() if bound is not None}
+    bounded = {name: target.sign * bound for name, bound in bounds.items() if bound is not None}
+    return replace(target, params=dict(target.params) | bounded)
 
 
-async def _stored(client: "Client", schema: "CollectionSchema", args: SearchInput, field: "schemas.Field") -> Any:
-    """What the entity of that id has in the field, or in the text that the field is computed from."""
+async def _given(client: "Client", schema: "CollectionSchema", args: SearchInput, field: "schemas.Field") -> Any:
+    """The vector to search with; of an entity, what it has in the field, or in the text that Milvus makes it from."""
+    if args.vector is not None:
+        return packed(field, args.vector)
     source = schema.text_source_of(field.name)
     name = source.inputs[0] if source else field.name
     rows = await client.read_matching(
@@ -266,95 +254,25 @@ async def _stored(client: "Client", schema: "CollectionSchema", args: SearchInpu
     return cast("list[Any]", value)[0] if field.type in BYTE_VECTORS and isinstance(value, list) else value
 
 
-async def _first_page(this: _Search) -> SearchOutput:
-    """The one request that most searches are. Where hits are many, or may be large, it asks for their keys."""
-    args, grouping = this.args, _grouping(this)
-    is_small = args.limit * (args.group_size or 1) <= this.fields.at_once
-    found = await this.found(
-        "",
-        args.limit if grouping else this.first - args.offset,
-        list(this.fields.source.output_fields) if is_small else [this.schema.primary_key.name],
-        offset=args.offset or None,
-        **grouping,
-    )
-    more = not grouping and len(found) >= min(args.limit + 1, MAX_WINDOW - args.offset)
-    shown = found if grouping else found[: args.limit]
-    hits = [Hit(hit.id, this.target.sign * hit.distance, by_score=False) for hit in shown]
-    page = _page(this)
-    if is_small:
-        given = admitted(page, hits, {hit.id: hit["entity"] for hit in shown})
-    else:
-        given = await this.fields.fill(page, hits)
-    return _output(this, page, hits[:given], more=more or given < len(hits))
+def _position(args: SearchInput, legs: tuple[Search, ...], fingerprint: str) -> Position:
+    """Where this page begins. An exact search has no first window; of two legs it is what each of them adds."""
+    if args.cursor is not None:
+        position = decode_cursor(args.cursor, fingerprint)
+        return decoded_position(position, legs[0].schema.primary_key, exact=args.exact)
+    wanted = args.offset + args.limit
+    first = max(CANDIDATES, wanted) if len(legs) > 1 else min(wanted + 1, MAX_WINDOW)
+    return Position(0 if args.exact else first, args.offset)
 
 
-async def _later_page(this: _Search) -> SearchOutput:
-    if this.target.is_ranked_whole:
-        return await _page_by_offset(this, this.position.given)
-    hits = await hits_after(
-        this.position,
-        this.walked_limit,
-        nearest=this.keys_and_scores,
-        read=this.read,
-        primary_key=this.schema.primary_key,
-        direction=this.target.direction,
-    )
-    return await _walked(this, hits)
+def _passages(args: SearchInput, plan: Plan | None) -> Passages | None:
+    if plan is None or args.snippet is False:
+        return None
+    asked = args.snippet is True
+    passage = partial(snippet, query=plan.asked.text)
+    return Passages(_passages_of(plan), -1 if asked else LONG_TEXT, passage, asked=asked)
 
 
-async def _page_by_offset(this: _Search, offset: int) -> SearchOutput:
-    if offset + this.walked_limit > this.app.settings.max_scan:
-        raise LimitExceeded(
-            f"cursor: {offset} hits were given; this server goes no further than {this.app.settings.max_scan}",
-            hint="narrow the filter; or the operator starts the server with a larger --max-scan",
-        )
-    found = await this.keys_and_scores("", this.walked_limit, offset=offset or None)
-    return await _walked(this, [Hit(key, score, by_score=False) for key, score in found])
-
-
-async def _exact_page(this: _Search) -> SearchOutput:
-    require_exact(this.target)
-    await _require_scannable(this)
-    position = this.position
-    skipped = position.given if position.last is None else 0
-    exact = ExactScores(this.target, this.schema.primary_key.name, this.read)
-    scores = this.within_range(exact)
-    hits = await best_after(position.last, skipped + this.walked_limit, scores, direction=this.target.direction)
-    output = await _walked(this, hits[skipped:])
-    but = f" but {exact.left_out}, whose vectors have no finite score" if exact.left_out else ""
-    return output.model_copy(update={"plan": f"exact: every match was scored{but}"})
-
-
-async def _require_scannable(this: _Search) -> None:
-    rows = await this.client.read_matching(
-        this.args.collection_name,
-        this.matching,
-        this.schema,
-        output_fields=["count(*)"],
-        partition_names=this.args.partition_names,
-    )
-    count, most = int(rows[0]["count(*)"]), this.app.settings.max_scan
-    if count > most:
-        raise LimitExceeded(
-            f"{count} entities match; this server reads at most {most} in one call",
-            hint="narrow the filter; or the operator starts the server with a larger --max-scan",
-        )
-
-
-async def _walked(this: _Search, hits: list[Hit]) -> SearchOutput:
-    """The page of these hits, of which one may be more than it shows, with their fields read by key."""
-    shown = hits[: this.args.limit]
-    page = _page(this)
-    given = await this.fields.fill(page, shown)
-    return _output(this, page, shown[:given], more=given < len(hits))
-
-
-def _page(this: _Search) -> Page:
-    return Page(this.schema, this.app.settings.max_result_bytes, frozenset(this.args.output_fields or ()))
-
-
-def _grouping(this: _Search) -> dict[str, Any]:
-    args, schema, backend = this.args, this.schema, this.client.backend
+def _grouping(args: SearchInput, schema: "CollectionSchema", backend: Backend) -> dict[str, Any]:
     if args.group_by_field is None:
         return {}
     if args.group_by_field not in schema.by_name and schema.enable_dynamic_field:
@@ -369,25 +287,61 @@ def _grouping(this: _Search) -> dict[str, Any]:
     return {"group_by_field": args.group_by_field, "group_size": args.group_size}
 
 
-def _output(this: _Search, page: Page, given: list[Hit], *, more: bool) -> SearchOutput:
-    args, grouped = this.args, this.args.group_by_field is not None
-    notes = page.limits(stopped=_continuing(args, len(given)) if more and len(given) < args.limit else "") or []
-    notes += near_misses(this.schema, args.filter, args.output_fields)
-    cursor = encode_cursor(this.fingerprint, this.position.moved(given).encoded()) if more and not grouped else None
+@dataclass(frozen=True)
+class _Call:
+    """One call: its searches, of which the first is that of the meaning, and the page that they fill."""
+
+    args: SearchInput
+    plan: Plan | None
+    legs: tuple[Search, ...]
+    turn: Turn
+
+    @property
+    def search(self) -> Search:
+        """The only search, or the first."""
+        return self.legs[0]
+
+
+def _output(this: _Call, turned: Turned) -> SearchOutput:
+    args, page = this.args, this.turn.page
+    is_cut = turned.more and len(turned.given) < args.limit
+    limits = page.limits(stopped=_continuing(args, len(turned.given)) if is_cut else "") or []
+    limits += [*turned.notes, *near_misses(page.schema, args.filter, args.output_fields)]
+    is_fused = len(this.legs) > 1
     return SearchOutput(
         hits=page.entities,
-        metric_type=this.target.metric_type,
-        anns_field=this.target.field.name,
-        next_cursor=cursor,
-        plan=_plan(this),
-        applied_limits=notes or None,
+        metric_type="relative" if is_fused else this.search.target.metric_type,
+        anns_field=None if is_fused else this.search.target.field.name,
+        plan=_plan(this, turned.why or _note(this)),
+        applied_limits=limits or None,
     )
 
 
-def _plan(this: _Search) -> str | None:
-    if not this.target.is_approximate:
-        return None
-    return APPROXIMATE if this.args.filter else INCOMPLETE if this.args.cursor else None
+def _plan(this: _Call, note: str) -> PlanOutput | None:
+    plan, targets = this.plan, [leg.target for leg in this.legs]
+    if plan is None:
+        return PlanOutput(why=note) if note else None
+    return PlanOutput(
+        mode=plan.mode,
+        fields=[target.field.name for target in targets],
+        metric_type=" + ".join(target.metric_type for target in targets),
+        embedder=plan.embedder,
+        why="; ".join(filter(None, [plan.why or _why_no_words(this, plan), note])) or None,
+    )
+
+
+def _why_no_words(this: _Call, plan: Plan) -> str:
+    if not plan.lacks_words:
+        return ""
+    backend, schema = this.search.client.backend, this.search.schema
+    return f"{schema.name if FunctionType.BM25 in backend.functions else backend} has no BM25 function"
+
+
+def _note(this: _Call) -> str:
+    """What an approximate index may have missed."""
+    if len(this.legs) > 1 or not this.search.target.is_approximate:
+        return ""
+    return APPROXIMATE if this.args.filter else INCOMPLETE if this.args.cursor else ""
 
 
 def _continuing(args: SearchInput, given: int) -> str:

@@ -30,9 +30,9 @@ from pymilvus.grpc_gen import milvus_pb2_grpc
 from mcp_server_milvus import errors
 from mcp_server_milvus.milvus import client as milvus_client
 from mcp_server_milvus.milvus import data, quirks
+from mcp_server_milvus.milvus.description import described_function
 from mcp_server_milvus.milvus.schema import Function
 from mcp_server_milvus.tools import TOOLS
-from mcp_server_milvus.tools.collections import _described_function
 from mcp_server_milvus.vocabulary import FunctionType
 from tests.calls import CALLS
 from tests.milvus.conftest import Agent, Wire, agent, connected, failing_milvus, linux
@@ -319,7 +319,7 @@ async def test_a_secret_in_a_property_is_stored_but_never_shown(lite: Agent, raw
 def test_a_secret_in_the_parameters_of_a_function_is_never_shown() -> None:
     params = {"provider": "openai", "api_key": "sk-hidden", "nested": {"credential": "sk-hidden"}}
     function = Function("embed", FunctionType.TEXTEMBEDDING, ("body",), ("vector",), params)
-    assert _described_function(function)["params"] == {
+    assert described_function(function)["params"] == {
         "provider": "openai",
         "api_key": "***",
         "nested": {"credential": "***"},

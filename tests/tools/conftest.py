@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymilvus import MilvusClient
@@ -22,6 +23,13 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 async def agent(lite: str) -> AsyncIterator[Agent]:
     async with agent_on(lite) as agent:
+        yield agent
+
+
+@pytest.fixture(scope="session")
+async def text_agent(lite: str, minilm: dict[str, Any]) -> AsyncIterator[Agent]:
+    """An agent of a server with a real embedder, on the same database."""
+    async with agent_on(lite, **minilm) as agent:
         yield agent
 
 

@@ -75,10 +75,10 @@ async def test_an_exact_search_misses_nothing_that_a_selective_filter_leaves(
     found = await agent.call("search", exact=True, **question)
     assert scores(found) == pytest.approx(expected, rel=1e-4)
     assert keys(found["hits"]) == list(expected)
-    assert "exact" in found["plan"]
+    assert "exact" in found["plan"]["why"]
     by_index = await agent.call("search", params={"nprobe": 1}, **question)
     assert keys(by_index["hits"]) != list(expected)
-    assert "approximate" in by_index["plan"]
+    assert "approximate" in by_index["plan"]["why"]
     everything = await agent.call("search", params={"nprobe": 256}, **question)
     assert scores(everything) == pytest.approx(expected, rel=1e-4)
     unfiltered = await agent.call("search", collection_name=name, vector=SOUGHT)
@@ -155,7 +155,7 @@ async def test_a_vector_that_is_no_vector_is_no_hit_and_hides_none(
     ordered = [(0, 2, 4, 6, 7, 8)[place] for place in np.argsort(expected, kind="stable")]
     found = [page async for page in pages(agent, exact=True, limit=4, **question)]
     assert [key for page in found for key in keys(page["hits"])] == ordered
-    assert "but 4" in found[0]["plan"]
+    assert "but 4" in found[0]["plan"]["why"]
     assert all(hit["score"] is not None for page in found for hit in page["hits"])
     monkeypatch.setitem(FEATURES, Feature.HYBRID_SEARCH, Support((2, 4, 0), lite=False))
     legs = [{"vector": question["vector"]}, {"vector": [2.0, 1.0]}]
@@ -355,7 +355,7 @@ async def test_a_flushed_graph_index_returns_as_many_as_are_asked_for_and_the_ne
     assert len(set(keys(fused["hits"])) & set(expected[:300])) > 270
     walked = [page async for page in pages(agent, limit=700, **question)]
     assert "plan" not in walked[0]
-    assert "early" in walked[1]["plan"]
+    assert "early" in walked[1]["plan"]["why"]
     ranged = {"radius": 1e9, "range_filter": float(scores_of("L2", vectors())[expected[900]]), "limit": 3}
     assert keys((await agent.call("search", **ranged, **question))["hits"])[1:] == expected[901:903]
     grouped = (await agent.call("search", group_by_field="id", **ranged, **question))["hits"]

@@ -1,0 +1,1 @@
+"""Embeddings of texts: who computes them, and which vector field was computed by whom. Knows no Milvus."""
