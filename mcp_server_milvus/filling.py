@@ -1,9 +1,9 @@
 """Entities before they are written: their texts become vectors here, and long texts become pieces."""
 
-import secrets
+import shlex
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,15 @@ import anyio.to_thread
 
 from mcp_server_milvus.app import App, report_nothing
 from mcp_server_milvus.embedding.binding import Binding
-from mcp_server_milvus.embedding.embedder import ModelEmbedder, Vector, nowhere
+from mcp_server_milvus.embedding.deadline import within
+from mcp_server_milvus.embedding.embedder import SAME_TEXT, ModelEmbedder, Vector, nowhere, shortest
 from mcp_server_milvus.embedding.embedders import HOW_TO_HAVE_ONE
-from mcp_server_milvus.errors import Conflict, EmbedderUnavailable, InvalidArgument, NotSupported
-from mcp_server_milvus.milvus.entities import Entity, FromText, checked_entities, checked_vector, text_to_embed
+from mcp_server_milvus.errors import Conflict, EmbedderFailed, InvalidArgument, LimitExceeded, NotSupported, StaleSchema
+from mcp_server_milvus.milvus.entities import Entity, FromText, checked_entities, packed_vector, text_to_embed
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.milvus.waiting import ReportProgress
-from mcp_server_milvus.text.chunks import Chunk, chunks
-from mcp_server_milvus.vocabulary import FunctionType
+from mcp_server_milvus.pieces import Given, text_fields
+from mcp_server_milvus.vocabulary import DataType
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.fitting import Fitted
@@ -32,9 +33,9 @@ QUICK, SLOW = 0.5, 2.0
 So progress is seen and a failed import has lost little, with a model that takes a second a text as with a fast one.
 """
 
-NEW_ID_BYTES = 9
-SOURCE_ID, PLACE = "source_id", ("chunk", "start", "end")
-"""The fields that say which text a piece is of, and where in it: its number from 0, and characters."""
+MOST_NUMBERS = 50_000_000
+"""In the vectors that one call makes, which are all held until the first is written: 200 MB, of 32,000 texts with 1,536
+dimensions."""
 
 
 class Filling:
@@ -47,28 +48,36 @@ class Filling:
         self.at_once = FIRST_TEXTS
         self._embedded = 0
         self._blank = Counter[str]()
-        self._made: dict[ModelEmbedder, dict[str, Vector]] = {}
+        self._cut = Counter[str]()
+        self._made: dict[ModelEmbedder, dict[str, array[float]]] = {}
 
     @property
-    def blank(self) -> list[str]:
-        """What is to be said of texts that say nothing."""
-        return [f"{name}: {count} empty, which no search for a text finds" for name, count in self._blank.items()]
+    def notes(self) -> list[str]:
+        """What is to be said of texts that will not be found as one might think."""
+        blank = [f"{name}: {count} empty, found last, if at all" for name, count in self._blank.items()]
+        cut = (
+            f"{name}: {count} longer than the model reads; insert splits them by chunk_size"
+            for name, count in self._cut.items()
+        )
+        return [*blank, *cut]
 
     def bindings(self, schema: CollectionSchema) -> Mapping[str, Binding]:
         """How the vector fields that are made from texts are made."""
         return self._app.bindings(self._db_name, schema)
 
-    async def checked(self, schema: CollectionSchema, given: "Given", *, keys_required: bool) -> list[Entity]:
+    async def checked(self, schema: CollectionSchema, given: Given, *, keys_required: bool) -> list[Entity]:
         """The entities as pymilvus packs them. What was embedded in a first attempt is not embedded again.
 
         Raises:
             InvalidArgument: some do not fit the schema, or none has a text; nothing was embedded.
+            LimitExceeded: their vectors would take too much memory; nothing was embedded.
             NotSupported, Conflict, EmbedderFailed: as `fill`.
         """
         bindings = self.bindings(schema)
 
         def check() -> list[Entity]:
             entities, numbers = given.for_schema(schema, bindings)
+            _require_few(schema, bindings, len(entities))
             from_text = FromText(_sources(bindings), or_blank=_any_text(schema, bindings, entities))
             try:
                 return checked_entities(
@@ -91,19 +100,44 @@ class Filling:
 
         Raises:
             NotSupported: this server has no embedder.
-            Conflict: it has another one than the collection.
+            Conflict: it has another one than the collection, or has another one by now.
             EmbedderFailed: the embedder refuses a text, or cannot be reached in time.
         """
-        seconds = self._app.settings.build_timeout
+        hint = "give fewer texts at once, or start the server with a larger --build-timeout"
+        async with within(self._app.settings.build_timeout, hint=hint):
+            for binding in bindings:
+                await self._fill(schema, binding, entities, further)
+
+    async def require_still_bound(self, schema: CollectionSchema) -> None:
+        """Nothing, if vectors made for this schema belong into the collection: wrong ones would stay there.
+
+        Raises:
+            StaleSchema: another server has bound its fields otherwise since the schema was read.
+        """
+        if not self.bindings(schema):
+            return
+        current = await self._app.schemas.refresh(self._db_name, schema.name)
+        if (current.identity, self.bindings(current)) != (schema.identity, self.bindings(schema)):
+            raise StaleSchema(schema.name)
+
+    async def require_alike(self, binding: Binding, given: Mapping[str, Vector]) -> None:
+        """Nothing, if vectors that came with their texts are those of the embedder, or it is not there to be asked.
+
+        Raises:
+            Conflict: they are of another one.
+        """
         try:
-            with anyio.fail_after(seconds):
-                for binding in bindings:
-                    await self._fill(schema, binding, entities, further)
-        except TimeoutError:
-            raise EmbedderUnavailable(
-                f"the texts were not embedded within {seconds:g} s",
-                hint="give fewer at once, or start the server with a larger --build-timeout",
-            ) from None
+            embedder = await self._app.embedders.bound(binding)
+            async with within(self._app.settings.timeout):
+                likeness = await embedder.likeness(given)
+        except (NotSupported, Conflict, EmbedderFailed):
+            return
+        if likeness < SAME_TEXT:
+            raise Conflict(
+                f"the vectors of {binding.vector_field} that are given are not what embedder {embedder} makes from"
+                f" {binding.text_field} (cosine {likeness:.2f})",
+                hint=f'columns: {{"{binding.vector_field}": ""}} leaves them out, and they are made here',
+            )
 
     def forget(self) -> None:
         """Lets go of the vectors: no other attempt will need them."""
@@ -127,14 +161,14 @@ class Filling:
             return
         embedder = await self._embedder(schema, binding)
         made = self._made.setdefault(embedder, {})
-        await self._embed(embedder, [text for text in distinct if text not in made], made, further)
+        await self._embed(embedder, binding, [text for text in distinct if text not in made], made, further)
         put = partial(_put, vector_field, lacking, texts, made)
         await anyio.to_thread.run_sync(put)
 
     async def _embedder(self, schema: CollectionSchema, binding: Binding) -> ModelEmbedder:
         if not self._app.embedders:
             made_by = binding.fingerprint
-            options = f"--embedder {made_by.backend} --embed-model {made_by.model}" if made_by else ""
+            options = f"--embedder {made_by.backend} --embed-model {shlex.quote(made_by.model)}" if made_by else ""
             how = f"the operator starts it with {options}" if options else HOW_TO_HAVE_ONE
             raise NotSupported(
                 f"{binding.vector_field} of {schema.name} is made from {binding}, and this server has no embedder",
@@ -150,18 +184,33 @@ class Filling:
         return embedder
 
     async def _embed(
-        self, embedder: ModelEmbedder, texts: Sequence[str], made: dict[str, Vector], further: int
+        self,
+        embedder: ModelEmbedder,
+        binding: Binding,
+        texts: Sequence[str],
+        made: dict[str, "array[float]"],
+        further: int,
     ) -> None:
         """Adds the vectors of the texts to those that are made."""
-        most = embedder.settings.batch * embedder.settings.concurrency
+        most = embedder.settings.batch * embedder.settings.concurrency - 1  # with them goes a probe
         total, start = self._embedded + len(texts) + further, 0
         while part := texts[start : start + self.at_once]:
             await self._report_progress(self._embedded, total, f"embedding with {embedder}")
             began = anyio.current_time()
-            made.update(zip(part, await embedder.embed_documents(part), strict=True))
+            vectors = await self._vectors(embedder, binding, part)
+            if cut := await embedder.cut(part):
+                self._cut[binding.text_field] += cut
+            made.update(zip(part, await anyio.to_thread.run_sync(_compact, vectors), strict=True))
             start += len(part)
             self._embedded += len(part)
             self.at_once = _next_number(self.at_once, anyio.current_time() - began, most)
+
+    async def _vectors(self, embedder: ModelEmbedder, binding: Binding, texts: Sequence[str]) -> list[Vector]:
+        try:
+            return await embedder.embed_documents(texts, made_by=binding.fingerprint)
+        except EmbedderFailed:
+            await self._app.embedders.bound(binding)  # tells it better if the model behind the name has changed
+            raise
 
 
 class FileFilling:
@@ -171,6 +220,7 @@ class FileFilling:
         self._filling = Filling(app, db_name, report_nothing)  # an import tells itself how far it is
         self._schema = schema
         self._bindings = self._filling.bindings(schema)
+        self._compared = set[str]()
 
     @property
     def from_text(self) -> FromText:
@@ -178,20 +228,29 @@ class FileFilling:
         return FromText(_sources(self._bindings), or_given=True, or_blank=True)
 
     @property
-    def blank(self) -> list[str]:
-        """What is to be said of texts that say nothing."""
-        return self._filling.blank
+    def notes(self) -> list[str]:
+        """What is to be said of texts that will not be found as one might think."""
+        return self._filling.notes
 
     def parts(self, fitted: "Fitted") -> Iterator["Fitted"]:
         """The batch in parts, each as soon as its entities are filled. Runs in a thread that anyio has started.
 
         Raises:
+            Conflict: the file has vectors of another embedder.
             NotSupported, Conflict, EmbedderFailed: as `Filling.fill`.
         """
+        self._compare(fitted)
         while (count := self._next_part(fitted)) < len(fitted.entities):
             part, fitted = fitted.split(count)
             yield self._filled(part)
         yield self._filled(fitted)
+
+    def _compare(self, fitted: "Fitted") -> None:
+        """Looks at the first vectors of the file that come with their texts."""
+        for name, binding in self._bindings.items():
+            if name not in self._compared and (given := _given(fitted, self._schema, binding)):
+                self._compared.add(name)
+                anyio.from_thread.run(self._filling.require_alike, binding, given)
 
     def _next_part(self, fitted: "Fitted") -> int:
         names = self._bindings.keys() - fitted.matrices.keys()
@@ -211,144 +270,39 @@ class FileFilling:
         return fitted
 
 
-@dataclass
-class Given:
-    """The entities of a call as they were given."""
-
-    entities: Sequence[Entity]
-
-    @property
-    def mend(self) -> str:
-        """What helps if a text is too long."""
-        return "chunk_size splits long texts"
-
-    def for_schema(
-        self, _schema: CollectionSchema, _bindings: Mapping[str, Binding], /
-    ) -> tuple[Sequence[Entity], Sequence[int]]:
-        """The entities to write, and the number of the one given that each belongs to."""
-        return self.entities, range(len(self.entities))
+def _given(fitted: "Fitted", schema: CollectionSchema, binding: Binding) -> dict[str, Vector]:
+    """Some vectors of a batch, by the texts that they should be of."""
+    field, source = schema.by_name[binding.vector_field], schema.by_name[binding.text_field]
+    if field.type is not DataType.FLOAT_VECTOR:  # the others are bytes by now
+        return {}
+    matrix = fitted.matrices.get(field.name)
+    given: dict[str, Any] = {}
+    for place, entity in enumerate(fitted.entities):
+        text, vector = text_to_embed(source, entity), entity.get(field.name) if matrix is None else matrix[place]
+        if text is not None and vector is not None:
+            given[text] = vector
+    return {text: list(given[text]) for text in shortest(given)}
 
 
-@dataclass
-class GivenInPieces(Given):
-    """Those whose long texts are split into pieces of at most `size` characters that share up to `overlap`.
-
-    Each piece is an entity with all values of the whole. `source_ids` is the one of each entity that was given.
-
-    Raises:
-        InvalidArgument: the overlap is too large.
-    """
-
-    size: int
-    overlap: int
-    source_ids: list[int | str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        if 2 * self.overlap >= self.size:
-            raise InvalidArgument(f"chunk_overlap: must be less than half of chunk_size, {self.size}")
-        self.source_ids = [secrets.token_urlsafe(NEW_ID_BYTES) for _ in self.entities]
-
-    @property
-    def mend(self) -> str:
-        """What helps if a piece is too long."""
-        return "give a smaller chunk_size"
-
-    def for_schema(
-        self, schema: CollectionSchema, bindings: Mapping[str, Binding], /
-    ) -> tuple[Sequence[Entity], Sequence[int]]:
-        """The pieces, and of which entity each is.
-
-        Raises:
-            InvalidArgument: the collection cannot hold pieces, or an entity has a value that is theirs.
-        """
-        text_field = _text_field(schema, bindings)
-        _require_room(schema)
-        pieces: list[Entity] = []
-        numbers: list[int] = []
-        for number, entity in enumerate(self.entities):
-            self.source_ids[number] = source_id = self._source_id(schema, number)
-            found = self._split(entity.get(text_field))
-            pieces += [_piece(schema, entity, source_id, place, text_field, part) for place, part in enumerate(found)]
-            numbers += [number] * len(found)
-        return pieces, numbers
-
-    def _source_id(self, schema: CollectionSchema, number: int) -> int | str:
-        entity, key = self.entities[number], schema.primary_key
-        own_key = None if key.auto_id else entity.get(key.name)
-        set_here = [name for name in PLACE if name in entity]
-        if isinstance(own_key, str) and entity.get(SOURCE_ID, own_key) != own_key:
-            set_here.append(SOURCE_ID)
-        if set_here:
-            raise InvalidArgument(f"entity {number}: {', '.join(set_here)} is set by chunk_size; leave it out")
-        given = own_key if isinstance(own_key, str) else entity.get(SOURCE_ID)
-        if given is None:
-            return self.source_ids[number]
-        if isinstance(given, bool) or not isinstance(given, int | str):
-            raise InvalidArgument(f"entity {number}: {SOURCE_ID} must be a text or a whole number")
-        return given
-
-    def _split(self, text: Any) -> list[Chunk]:
-        if not isinstance(text, str):
-            return [Chunk(text, 0, 0)]
-        found = chunks(text, size=self.size, overlap=self.overlap) if len(text) > self.size else []
-        return found or [Chunk(text, 0, len(text))]
-
-
-def text_fields(schema: CollectionSchema, bindings: Mapping[str, Binding]) -> list[str]:
-    """The fields whose texts are embedded here; if there are none, those that functions inside Milvus search."""
-    searched = {FunctionType.BM25, FunctionType.TEXTEMBEDDING}
-    bound = (each.text_field for each in bindings.values())
-    inside = (name for function in schema.functions if function.type in searched for name in function.inputs)
-    return list(dict.fromkeys(bound)) or list(dict.fromkeys(inside))
-
-
-def _text_field(schema: CollectionSchema, bindings: Mapping[str, Binding]) -> str:
-    found = text_fields(schema, bindings)
-    if len(found) == 1:
-        return found[0]
-    raise InvalidArgument(
-        f"chunk_size: {schema.name} searches the texts of {' and '.join(found)}, and one of them cannot be named here"
-        if found
-        else f"chunk_size: no field of {schema.name} is searched as text, so it is unknown which one to split",
-        hint="split the texts before, and insert the pieces as entities",
-    )
-
-
-def _require_room(schema: CollectionSchema) -> None:
-    """Raises InvalidArgument if pieces cannot have keys of their own, or cannot say where they are from."""
-    key = schema.primary_key
-    if not key.auto_id and not key.type.is_string:
-        raise InvalidArgument(
-            f"chunk_size: each piece needs a key of its own, which cannot be made from {key}",
-            hint="a VARCHAR key becomes key#0, key#1, …; with auto_id Milvus generates them",
-        )
-    missing = [name for name in (SOURCE_ID, *PLACE) if name not in schema.by_name]
-    if missing and not schema.enable_dynamic_field:
-        raise InvalidArgument(
-            f"chunk_size: {schema.name} has no fields {', '.join(missing)} and no dynamic field, "
-            "so that a piece could not say where it is from",
-            hint=f"add the fields ({SOURCE_ID} VARCHAR, the others INT64), or create the collection with text_field",
+def _require_few(schema: CollectionSchema, bindings: Iterable[str], count: int) -> None:
+    """Raises LimitExceeded if the vectors of so many entities would take too much memory."""
+    most = MOST_NUMBERS // max(1, sum(schema.by_name[name].dim or 0 for name in bindings))
+    if count > most:
+        raise LimitExceeded(
+            f"{count:,} texts to embed, of which one call takes {most:,} in {schema.name}",
+            hint="give fewer at once, or a larger chunk_size; import_file takes any number",
         )
 
 
-def _piece(
-    schema: CollectionSchema, whole: Entity, source_id: int | str, place: int, text_field: str, part: Chunk
-) -> Entity:
-    key = schema.primary_key
-    own = {SOURCE_ID: source_id, **dict(zip(PLACE, (place, part.start, part.end), strict=True))}
-    if text_field in whole:
-        own[text_field] = part.text
-    if not key.auto_id and isinstance(whole.get(key.name), str):
-        own[key.name] = f"{source_id}#{place}"
-    return whole | own
+def _compact(vectors: Iterable[Vector]) -> "list[array[float]]":
+    """The vectors in 32-bit floats: an eighth of the memory. Blocks: 10 ms for 256 of 1,536 dimensions."""
+    return [array("f", vector) for vector in vectors]
 
 
-def _put(vector_field: Field, entities: list[Entity], texts: list[str | None], made: Mapping[str, Vector]) -> None:
-    packed = {
-        text: checked_vector(vector_field, made[text], argument="the embedder")
-        for text in dict.fromkeys(texts)
-        if text is not None
-    }
+def _put(
+    vector_field: Field, entities: list[Entity], texts: list[str | None], made: Mapping[str, "array[float]"]
+) -> None:
+    packed = {text: packed_vector(vector_field, made[text]) for text in dict.fromkeys(texts) if text is not None}
     for entity, text in zip(entities, texts, strict=True):
         if text is not None:
             entity[vector_field.name] = packed[text]
@@ -357,7 +311,7 @@ def _put(vector_field: Field, entities: list[Entity], texts: list[str | None], m
 def _put_nowhere(vector_field: Field, entities: list[Entity]) -> None:
     """Gives entities without a text the vector that a field needs which cannot be null."""
     if entities and not vector_field.nullable:
-        packed = checked_vector(vector_field, nowhere(vector_field.dim or 1), argument="the embedder")
+        packed = packed_vector(vector_field, array("f", nowhere(vector_field.dim or 1)))
         for entity in entities:
             entity[vector_field.name] = packed
 

@@ -1,21 +1,16 @@
 """How a text is searched for: by its words, by its meaning, or by both; decided from the schema, never guessed."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
-import anyio
+import anyio.to_thread
 
 from mcp_server_milvus.embedding.binding import Binding
+from mcp_server_milvus.embedding.deadline import within
 from mcp_server_milvus.embedding.embedder import Vector
 from mcp_server_milvus.embedding.embedders import HOW_TO_HAVE_ONE, Embedders
-from mcp_server_milvus.errors import (
-    Conflict,
-    EmbedderFailed,
-    EmbedderUnavailable,
-    Error,
-    InvalidArgument,
-    NotSupported,
-)
+from mcp_server_milvus.errors import Conflict, EmbedderFailed, Error, InvalidArgument, NotSupported
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.milvus.targets import choices, vector_field
 from mcp_server_milvus.text.words import content_words
@@ -74,23 +69,21 @@ class Plan:
             Conflict: those that are configured make other vectors.
             EmbedderFailed: it refuses, cannot be reached or takes too long.
         """
+        texts = [await self._words(way) for way in self.ways]
         binding = next((way.binding for way in self.ways if way.binding), None)
         if binding is None:
-            return replace(self, sought=tuple(map(self._words, self.ways)))
+            return replace(self, sought=tuple(texts))
         try:
             ((vector, embedder),) = await query_vectors(embedders, [(binding, self.asked.text)], seconds)
         except (EmbedderFailed, Conflict, NotSupported) as error:
-            _add_hint(error, self.instead)
-            raise
-        return replace(
-            self,
-            sought=tuple(vector if way.binding else self._words(way) for way in self.ways),
-            embedder=embedder,
-        )
+            raise _with_hint(error, self.instead) from error
+        sought = (vector if way.binding else text for way, text in zip(self.ways, texts, strict=True))
+        return replace(self, sought=tuple(sought), embedder=embedder)
 
-    def _words(self, way: Way) -> str:
-        """The text; to find it by its words, without those that say nothing."""
-        return content_words(self.asked.text) if way.mode is SearchMode.BM25 else self.asked.text
+    async def _words(self, way: Way) -> str:
+        """The text. Beside the meaning, words that say nothing would only add noise."""
+        by_both = self.mode is SearchMode.HYBRID and way.mode is SearchMode.BM25
+        return await anyio.to_thread.run_sync(content_words, self.asked.text) if by_both else self.asked.text
 
 
 def planned(schema: CollectionSchema, bindings: Mapping[str, Binding], asked: Asked, *, can_embed: bool) -> Plan:
@@ -128,16 +121,13 @@ async def query_vectors(
         EmbedderFailed: one refuses, cannot be reached or takes too long.
     """
     made: list[tuple[Vector, str]] = []
-    try:
-        with anyio.fail_after(seconds):
-            for binding, text in texts:
-                if not embedders:
-                    made_from = f"{binding.vector_field} is made from {binding}"
-                    raise NotSupported(f"{made_from}; this server has no embedder", hint=HOW_TO_HAVE_ONE)
-                embedder = await embedders.bound(binding)
-                made.append((await embedder.embed_query(text), str(embedder)))
-    except TimeoutError:
-        raise EmbedderUnavailable(f"the embedder did not answer within {seconds:g} s", hint="call again") from None
+    async with within(seconds):
+        for binding, text in texts:
+            if not embedders:
+                made_from = f"{binding.vector_field} is made from {binding}"
+                raise NotSupported(f"{made_from}; this server has no embedder", hint=HOW_TO_HAVE_ONE)
+            embedder = await embedders.bound(binding)
+            made.append((await embedder.embed_query(text), str(embedder)))
     return made
 
 
@@ -171,7 +161,9 @@ def _plan(schema: CollectionSchema, ways: list[Way], asked: Asked, *, can_embed:
             return _decided(schema, words, meaning, asked, can_embed=can_embed)
         case SearchMode.HYBRID:
             if asked.one_leg:
-                raise InvalidArgument(f"mode: hybrid has two legs; {asked.one_leg}", hint="mode: dense or bm25")
+                raise InvalidArgument(
+                    f"mode: hybrid has two legs, and here there is {asked.one_leg}", hint="mode: dense or bm25"
+                )
             both = (_only(schema, meaning, ways, asked), _only(schema, words, ways, asked))
             return Plan(asked, asked.mode, both)
         case mode:
@@ -209,5 +201,8 @@ def _only(schema: CollectionSchema, fitting: list[Way], ways: list[Way], asked: 
     return fitting[0]
 
 
-def _add_hint(error: Error, hint: str) -> None:
-    error.hint = "; or ".join(filter(None, [error.hint, hint]))
+def _with_hint(error: Error, hint: str) -> Error:
+    """The error with one more hint: a copy, for others may be told the same error."""
+    told = copy(error)
+    told.hint = "; or ".join(filter(None, [error.hint, hint]))
+    return told

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -29,8 +30,9 @@ OPENAI_URL = "https://api.openai.com/v1"
 LOCAL_MODEL = "BAAI/bge-small-en-v1.5"
 """67 MB, 384 dimensions, English: fastembed's own default."""
 
-LONGEST_NAME = 256
-"""Characters of a model's name."""
+MODEL_NAME = re.compile(r"[\w@/.][\w@/.:+-]{0,255}")
+"""It is kept beside collections, where any client can write: nothing that a shell, or an agent that reads a message,
+could take for more than a name."""
 
 LONGEST_PREFIX = 1_000
 """Characters that may be put before a text."""
@@ -160,8 +162,8 @@ class EmbedderSettings(BaseModel):
     def _names_its_model(self) -> "EmbedderSettings":
         if self.backend is EmbedderBackend.OPENAI and not self.model:
             raise ValueError("the embedder openai needs a model: set embed_model, or model in [embedders.NAME]")
-        if not (self.model_name.isprintable() and 0 < len(self.model_name) <= LONGEST_NAME):
-            raise ValueError(f"the name of a model has 1 to {LONGEST_NAME} printable characters")
+        if not MODEL_NAME.fullmatch(self.model_name):
+            raise ValueError("the name of a model has letters, digits and @ / . : + - _: name it in embed_model")
         return self
 
     @property

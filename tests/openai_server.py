@@ -75,6 +75,7 @@ class Endpoint:
     requests: list[Request] = field(default_factory=list[Request])
     most_at_once: int = 0
     always: Answer | Callable[[Request], Answer] | None = None
+    _more: anyio.Event = field(default_factory=anyio.Event)
     _next: deque[Answer | Callable[[Request], Answer]] = field(
         default_factory=deque[Answer | Callable[[Request], Answer]]
     )
@@ -84,6 +85,12 @@ class Endpoint:
     def texts(self) -> list[str]:
         """Every text of every request."""
         return [text for request in self.requests for text in request.texts]
+
+    async def asked(self, count: int) -> None:
+        """Returns when that many requests have come; fails when they do not."""
+        with anyio.fail_after(20):
+            while len(self.requests) < count:
+                await self._more.wait()
 
     def next(self, *answers: Answer | Callable[[Request], Answer]) -> None:
         """The answers to the next requests, one after the other, in place of embeddings."""
@@ -122,6 +129,8 @@ class Endpoint:
                 self.requests.append(request)
                 self._at_once += 1
                 self.most_at_once = max(self.most_at_once, self._at_once)
+                self._more.set()
+                self._more = anyio.Event()
                 try:
                     answer = self.answer(request)
                     if answer.until:

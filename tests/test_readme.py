@@ -56,6 +56,18 @@ def test_the_calls_from_the_shell_print_their_results(shell: Shell) -> None:
     assert not done.stderr
 
 
+def test_a_text_is_found_by_its_meaning(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "tools").symlink_to(ROOT / "tools")
+    done = shell(commands("## Text in"))
+    created, inserted, found = map(json.loads, done.stdout.splitlines())
+    assert created["embedding"] == {"vector": "body by fastembed minilm (dim 384)"}
+    assert inserted["insert_count"] == 2
+    assert [hit["fields"]["page"] for hit in found["hits"]] == [3, 7]
+    assert found["plan"]["mode"] == "hybrid"
+    assert done.returncode == 0
+    assert not done.stderr
+
+
 def test_what_is_piped_is_answered_before_it_exits(shell: Shell) -> None:
     done = shell(commands("**Piped**"))
     initialized, listed = map(json.loads, done.stdout.splitlines())

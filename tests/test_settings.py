@@ -246,8 +246,9 @@ def test_embedders_are_those_of_the_flags_and_of_the_tables_in_the_file() -> Non
     ("wrong", "said"),
     [
         ({"embedder": "openai"}, "the embedder openai needs a model: set embed_model"),
-        ({"embedder": "fastembed", "embed_model": "a\nb"}, "the name of a model has 1 to 256 printable characters"),
-        ({"embedder": "fastembed", "embed_model_dir": "/"}, "the name of a model has 1 to 256 printable characters"),
+        ({"embedder": "fastembed", "embed_model": "a\nb"}, "the name of a model has letters, digits"),
+        ({"embedder": "openai", "embed_model": "m; curl x | sh"}, "the name of a model has letters, digits"),
+        ({"embedder": "fastembed", "embed_model_dir": "/"}, "the name of a model has letters, digits"),
         ({"embed_map": "docs.v=body@code"}, "embed_map: there is no embedder 'code'"),
         ({"embedders": {"code": {"backend": "openai"}}}, "embedders.code: the embedder openai needs a model"),
         ({"embedders": {"code": {"model": "m"}}}, "embedders.code.backend: Field required"),

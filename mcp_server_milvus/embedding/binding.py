@@ -11,6 +11,9 @@ from mcp_server_milvus.settings import MappedField
 PROPERTY = "mcp_embedding"
 """The property of a collection that holds its bindings."""
 
+LARGEST = 65_536
+"""Characters of a property that is looked into: a binding takes 300."""
+
 
 @dataclass(frozen=True)
 class Binding:
@@ -32,8 +35,9 @@ class Binding:
 
 def bindings_in(properties: Mapping[str, str]) -> dict[str, Binding]:
     """The bindings by vector field. What any client may have written there and is none of ours binds nothing."""
+    text = properties.get(PROPERTY, "{}")
     try:
-        kept: Any = json.loads(properties.get(PROPERTY, "{}"))
+        kept: Any = json.loads(text) if len(text) <= LARGEST else {}
         return {name: _binding(name, each) for name, each in cast("dict[str, Any]", kept).items()}
     except (ValueError, AttributeError, RecursionError):
         return {}

@@ -1,15 +1,18 @@
 """What embeds texts, whoever computes the vectors: prefixes, unit length, the dimension, the probe, a small cache."""
 
+import heapq
 import math
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import anyio
 import anyio.to_thread
 
-from mcp_server_milvus.embedding.fingerprint import PROBE_DIMENSIONS, PROBE_TEXT, Fingerprint
+from mcp_server_milvus.embedding.fingerprint import PROBE_DIMENSIONS, PROBE_TEXT, Fingerprint, cosine
+from mcp_server_milvus.embedding.together import Together
 from mcp_server_milvus.errors import EmbedderFailed
 from mcp_server_milvus.settings import EmbedderSettings
 
@@ -17,6 +20,9 @@ Vector = list[float]
 
 CACHED_QUERIES = 1_024
 """Embeddings of queries that are kept, in 32-bit floats: 6 MB with 1,536 dimensions."""
+
+CACHED_CHARACTERS = 4_000
+"""Of a query that is kept: a longer one is seldom asked for again, and it is kept whole."""
 
 PROBE_SECONDS = 3_600.0
 """How long a probe is believed: a model may be replaced behind its name while this server runs."""
@@ -28,8 +34,25 @@ def nowhere(dim: int) -> Vector:
     return [part if number.bit_count() % 2 else -part for number in range(dim)]
 
 
+SAME_TEXT = 0.95
+"""Cosine of two vectors of one text below which they are not of the same embedder. Another precision of the same model
+stays above 0.97, another model near 0, and a text that was only a part of what was embedded in between."""
+
+
+COMPARED = 8
+"""Vectors that are compared to learn whether an embedder made them all."""
+
+
+def shortest(texts: Iterable[str]) -> list[str]:
+    """The texts whose vectors are compared: no model cuts them off."""
+    return heapq.nsmallest(COMPARED, texts, key=len)
+
+
 class Model(Protocol):
-    """What computes vectors of texts as they are."""
+    """What computes vectors of texts as they are. `may_change`: another one may come behind its name meanwhile."""
+
+    @property
+    def may_change(self) -> bool: ...
 
     async def vectors(self, texts: Sequence[str]) -> list[Vector]:
         """One vector for each text, in their order.
@@ -40,6 +63,10 @@ class Model(Protocol):
         """
         ...
 
+    async def cut(self, texts: Sequence[str]) -> int:
+        """How many of these texts are longer than what it reads, as far as that can be told."""
+        ...
+
     async def aclose(self) -> None:
         """Lets go of connections."""
         ...
@@ -48,7 +75,7 @@ class Model(Protocol):
 class Embedder(Protocol):
     """What turns texts into vectors of one field."""
 
-    async def embed_documents(self, texts: Sequence[str]) -> list[Vector]:
+    async def embed_documents(self, texts: Sequence[str], *, made_by: Fingerprint | None = None) -> list[Vector]:
         """A vector for each text that is stored. Raises EmbedderFailed."""
         ...
 
@@ -61,32 +88,78 @@ class Embedder(Protocol):
         ...
 
 
+class Queries:
+    """The vectors of the texts that one model was lately asked to search for, in 32-bit floats."""
+
+    def __init__(self) -> None:
+        self.asked: Together[array[float]] = Together()
+        self._known: OrderedDict[str, array[float]] = OrderedDict()
+
+    def known(self, text: str) -> "array[float] | None":
+        """The vector of a text that is remembered."""
+        if text in self._known:
+            self._known.move_to_end(text)
+        return self._known.get(text)
+
+    def remember(self, text: str, vector: "array[float]") -> None:
+        """Keeps the vector of a text that is not too long, and lets go of the one that was asked for longest ago."""
+        if len(text) <= CACHED_CHARACTERS:
+            self._known[text] = vector
+        if len(self._known) > CACHED_QUERIES:
+            self._known.popitem(last=False)
+
+
 class ModelEmbedder:
     """An Embedder on a Model."""
 
     def __init__(self, settings: EmbedderSettings, model: Model) -> None:
         self.settings = settings
         self._model = model
-        self._queries: OrderedDict[str, array[float]] = OrderedDict()
-        self._asked_now: dict[str, anyio.Event] = {}
-        self._probing = anyio.Lock()
+        self._queries = Queries()
+        self._probing = Together[Fingerprint]()
         self._fingerprint: Fingerprint | None = None
         self._believed_until = -math.inf
-        self._failure: tuple[float, EmbedderFailed] | None = None
 
     def __str__(self) -> str:
         """`openai text-embedding-3-small`: how messages name it."""
         return f"{self.settings.backend} {self.settings.model_name}"
 
-    async def embed_documents(self, texts: Sequence[str]) -> list[Vector]:
+    async def embed_documents(self, texts: Sequence[str], *, made_by: Fingerprint | None = None) -> list[Vector]:
         """A vector for each text that is stored, or for none.
 
+        With them goes the probe, so that a model that has just changed is noticed before anything of it is kept.
+        `made_by` is what made the other vectors of the field; None stands for what this embedder was until now.
+
         Raises:
-            EmbedderFailed: the model refuses a text or answers with what is no vector of the dimension.
+            EmbedderFailed: the model refuses a text, answers with what is no vector of the dimension, or has changed.
         """
         if not texts:
             return []
-        return await self._embedded([self._checked(self.settings.document_prefix, text) for text in texts])
+        checked = [self._checked(self.settings.document_prefix, text) for text in texts]
+        if not self._model.may_change:
+            return await self._embedded(checked)
+        made_by = made_by or await self.fingerprint()
+        probe, *vectors = await self._embedded([self._probe_text, *checked])
+        if difference := made_by.difference(self._fingerprint_of(probe)):
+            self.doubt()
+            raise EmbedderFailed(
+                f"embedder {self}: {difference}; its vectors were not taken",
+                hint="the operator configures the embedder that made the others; or make another collection",
+            )
+        return vectors
+
+    async def likeness(self, vectors: Mapping[str, Sequence[float]]) -> float:
+        """The least cosine of vectors that texts have and those that it makes of these texts.
+
+        Raises:
+            EmbedderFailed: as `embed_documents`.
+        """
+        made = await self.embed_documents(list(vectors))
+        return min(cosine(vector, again) for vector, again in zip(vectors.values(), made, strict=True))
+
+    async def cut(self, texts: Sequence[str]) -> int:
+        """Of how many stored texts the model reads only the beginning, as far as that can be told."""
+        return await self._model.cut([self.settings.document_prefix + text for text in texts])
 
     async def embed_query(self, text: str) -> Vector:
         """The vector of a text that is searched for; of one that was lately searched for, without asking again.
@@ -94,18 +167,9 @@ class ModelEmbedder:
         Raises:
             EmbedderFailed: as `embed_documents`.
         """
-        while (known := self._queries.get(text)) is None:
-            if asked := self._asked_now.get(text):
-                await asked.wait()  # and ask if that one has failed
-                continue
-            self._asked_now[text] = anyio.Event()
-            try:
-                (vector,) = await self._embedded([self._checked(self.settings.query_prefix, text)])
-                self._remember(text, vector)
-            finally:
-                self._asked_now.pop(text).set()
-        self._queries.move_to_end(text)
-        return known.tolist()
+        queries = self._queries
+        vector = queries.known(text) or await queries.asked.ask(text, partial(self._query, queries, text))
+        return vector.tolist()
 
     async def fingerprint(self) -> Fingerprint:
         """What tells it from every other embedder, asked again after an hour. Those who wait share what is answered.
@@ -113,43 +177,41 @@ class ModelEmbedder:
         Raises:
             EmbedderFailed: as `embed_documents`.
         """
-        came = anyio.current_time()
-        async with self._probing:
-            if self._fingerprint and anyio.current_time() <= self._believed_until:
-                return self._fingerprint
-            if self._failure and self._failure[0] > came:
-                raise self._failure[1]
-            return await self._probe()
+        if self._fingerprint and anyio.current_time() <= self._believed_until:
+            return self._fingerprint
+        return await self._probing.ask(PROBE_TEXT, self._probe)
+
+    def doubt(self) -> None:
+        """The next who wants the fingerprint asks the model anew."""
+        self._believed_until = -math.inf
 
     async def aclose(self) -> None:
         """Lets go of connections."""
         await self._model.aclose()
 
-    def _remember(self, text: str, vector: Vector) -> None:
-        self._queries[text] = array("f", vector)
-        if len(self._queries) > CACHED_QUERIES:
-            self._queries.popitem(last=False)
+    async def _query(self, queries: Queries, text: str) -> "array[float]":
+        """The vector, remembered with those of the model that was asked, not of one that came meanwhile."""
+        (vector,) = await self._embedded([self._checked(self.settings.query_prefix, text)])
+        kept = array("f", vector)
+        queries.remember(text, kept)
+        return kept
 
     async def _probe(self) -> Fingerprint:
-        try:
-            fingerprint = await self._asked()
-        except EmbedderFailed as failure:
-            self._failure = (anyio.current_time(), failure)
-            raise
-        if self._fingerprint and fingerprint.difference(self._fingerprint):
-            self._queries.clear()
-        self._fingerprint = fingerprint
+        (probe,) = await self._unit_vectors([self._probe_text])
+        found = self._fingerprint_of(probe)
+        self._require_fit(found)
+        if self._fingerprint and self._fingerprint.difference(found):
+            self._queries = Queries()
+        self._fingerprint = found
         self._believed_until = anyio.current_time() + PROBE_SECONDS
-        return fingerprint
+        return found
 
-    async def _asked(self) -> Fingerprint:
+    @property
+    def _probe_text(self) -> str:
+        return self.settings.document_prefix + PROBE_TEXT
+
+    def _fingerprint_of(self, probe: Vector) -> Fingerprint:
         settings = self.settings
-        (probe,) = await self._unit_vectors([settings.document_prefix + PROBE_TEXT])
-        if settings.dim and len(probe) != settings.dim:
-            raise EmbedderFailed(
-                f"embedder {self}: it answered with {len(probe)} dimensions, and embed_dim is {settings.dim}",
-                hint="the operator sets embed_dim to what the model gives, or leaves it out",
-            )
         return Fingerprint(
             settings.backend,
             settings.model_name,
@@ -160,11 +222,18 @@ class ModelEmbedder:
             tuple(probe[:PROBE_DIMENSIONS]),
         )
 
+    def _require_fit(self, found: Fingerprint) -> None:
+        if self.settings.dim and found.dim != self.settings.dim:
+            raise EmbedderFailed(
+                f"embedder {self}: it answered with {found.dim} dimensions, and embed_dim is {self.settings.dim}",
+                hint="the operator sets embed_dim to what the model gives, or leaves it out",
+            )
+
     async def _embedded(self, texts: Sequence[str]) -> list[Vector]:
         dim = (await self.fingerprint()).dim
         vectors = await self._unit_vectors(texts)
         if wrong := {len(vector) for vector in vectors} - {dim}:
-            self._believed_until = -math.inf
+            self.doubt()
             raise EmbedderFailed(f"embedder {self}: it answered with {min(wrong)} dimensions, and with {dim} before")
         return vectors
 

@@ -1,16 +1,22 @@
 """The embedders of one server, made when they are first asked for."""
 
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
+
+import anyio
 
 from mcp_server_milvus.embedding.binding import Binding
 from mcp_server_milvus.embedding.embedder import Model, ModelEmbedder
 from mcp_server_milvus.embedding.fingerprint import Fingerprint
-from mcp_server_milvus.errors import Conflict, InvalidArgument, NotSupported
+from mcp_server_milvus.errors import Conflict, EmbedderFailed, InvalidArgument, NotSupported
 from mcp_server_milvus.settings import EmbedderSettings
 from mcp_server_milvus.vocabulary import EmbedderBackend
 
 HOW_TO_HAVE_ONE = "the operator starts this server with --embedder openai or --embedder fastembed"
+
+CLOSING_SECONDS = 5.0
+"""How long one embedder may take to let go of its connections."""
 
 
 class Embedders:
@@ -27,9 +33,10 @@ class Embedders:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Lets go of connections."""
-        for embedder in self._made.values():
-            await embedder.aclose()
+        """Lets go of the connections of each, also when another one fails or this is cancelled."""
+        async with AsyncExitStack() as closing:
+            for embedder in self._made.values():
+                closing.push_async_callback(_close, embedder)
 
     def __bool__(self) -> bool:
         """Whether there is any."""
@@ -61,26 +68,59 @@ class Embedders:
         """
         if binding.fingerprint is None:
             return self.named(binding.embedder)
+        if not self._settings:
+            return self.named()
         differences: list[str] = []
-        for name in self._alike(binding.fingerprint) or [""]:
-            embedder = self.named(name)
-            difference = binding.fingerprint.difference(await embedder.fingerprint())
+        failures: list[EmbedderFailed] = []
+        for name in self._settings:
+            try:
+                difference = await self._difference(name, binding.fingerprint)
+            except EmbedderFailed as failure:  # another one may say the same and answer
+                failures.append(failure)
+                continue
             if not difference:
-                return embedder
-            differences.append(f"embedder {embedder} is another: {difference}")
+                return self.named(name)
+            differences.append(difference)
+        if failures:
+            raise failures[0]
         raise Conflict(
             f"{binding.vector_field} was made from {binding}; {'; '.join(differences)}",
-            hint="the operator configures the embedder that made it; or make the collection anew with this one",
+            hint="the operator configures the embedder that made it; or make another collection with this one",
         )
 
-    def _alike(self, made_by: Fingerprint) -> list[str]:
-        """The names of the embedders that say to be this one."""
-        return [
-            name
-            for name, settings in self._settings.items()
-            if (settings.backend, settings.model_name, settings.query_prefix, settings.document_prefix)
-            == (made_by.backend, made_by.model, made_by.query_prefix, made_by.document_prefix)
-        ]
+    async def _difference(self, name: str, made_by: Fingerprint) -> str:
+        """In what the embedder of that name is another one. It is asked again at the next call if it answers so."""
+        settings = self._settings[name]
+        difference = _said_difference(settings, made_by)
+        if not difference:  # only then is it worth asking
+            embedder = self.named(name)
+            difference = made_by.difference(await embedder.fingerprint())
+            if difference:
+                embedder.doubt()
+        return difference and f"embedder {settings.backend} {settings.model_name} is another: {difference}"
+
+
+async def _close(embedder: ModelEmbedder) -> None:
+    with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+        await embedder.aclose()
+
+
+def _said_difference(settings: EmbedderSettings, made_by: Fingerprint) -> str:
+    """In what an embedder is another one by its settings alone."""
+    said = {
+        "backend": settings.backend.value,
+        "model": settings.model_name,
+        "query_prefix": settings.query_prefix,
+        "document_prefix": settings.document_prefix,
+    }
+    return next(
+        (
+            f"{name}: {value!r}, not {getattr(made_by, name)!r}"
+            for name, value in said.items()
+            if value != getattr(made_by, name)
+        ),
+        "",
+    )
 
 
 def _model(settings: EmbedderSettings) -> Model:

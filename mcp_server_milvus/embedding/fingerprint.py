@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from operator import mul
 from typing import Any
 
-from mcp_server_milvus.settings import LONGEST_NAME, LONGEST_PREFIX
+from mcp_server_milvus.settings import LONGEST_PREFIX, MODEL_NAME
 from mcp_server_milvus.vocabulary import EmbedderBackend
 
 PROBE_TEXT = (
@@ -100,8 +100,7 @@ def _is_sound(backend: str, model: str, prefixes: str) -> bool:
     """Whether settings could have said so: what is kept beside a collection goes into messages."""
     return (
         backend in set(EmbedderBackend)
-        and model.isprintable()
-        and 0 < len(model) <= LONGEST_NAME
+        and MODEL_NAME.fullmatch(model) is not None
         and len(prefixes) <= 2 * LONGEST_PREFIX
     )
 

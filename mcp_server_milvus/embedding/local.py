@@ -2,25 +2,32 @@
 # fastembed's vectors are NumPy arrays, of which only `tolist` is used here.
 """Embeddings computed in this process by fastembed, the extra `local`."""
 
+import asyncio
 import functools
 import json
+import logging
 import math
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
+import anyio
 import anyio.to_thread
 
 from mcp_server_milvus.embedding.embedder import Vector
+from mcp_server_milvus.embedding.together import again
 from mcp_server_milvus.errors import EmbedderFailed, EmbedderUnavailable
 from mcp_server_milvus.settings import EmbedderSettings, nearest
 
 if TYPE_CHECKING:
     from fastembed import TextEmbedding
+
+LOGGER = logging.getLogger(__name__)
 
 PADDED_CHARACTERS = 2_000
 """Characters of one batch, each text counted as long as the longest: long texts are faster one by one."""
@@ -30,16 +37,18 @@ LOADING_SECONDS = 15.0
 
 MODEL_FILES = ("model.onnx", "onnx/model.onnx")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+OF_THE_LOG = "the operator finds in the log what was wrong"
 OF_FOLDERS = "expected: model.onnx or onnx/model.onnx, tokenizer.json, tokenizer_config.json; 1_Pooling/config.json"
 
 
 class LocalModel:
     """A model of fastembed's, loaded at the first text, in a thread; one batch at a time, since it uses every core."""
 
+    may_change = False
+
     def __init__(self, settings: EmbedderSettings) -> None:
         self._settings = settings
-        self._loaded: TextEmbedding | None = None
-        self._loading = threading.Lock()
+        self._loading: Future[TextEmbedding] | None = None
         self._one_at_a_time = anyio.CapacityLimiter(1)
         self._mark = uuid4().hex
 
@@ -54,35 +63,60 @@ class LocalModel:
             EmbedderFailed: fastembed is not installed, or cannot load or run the model.
             EmbedderUnavailable: the model cannot be downloaded, or is still being loaded.
         """
+        model = await self._model()
         shortest_first = sorted(range(len(texts)), key=lambda number: len(texts[number]))
         found: dict[int, Vector] = {}
         for numbers in _batches(shortest_first, texts):
-            batch = functools.partial(self._embedded, [texts[number] for number in numbers])
-            vectors = await anyio.to_thread.run_sync(batch, limiter=self._one_at_a_time, abandon_on_cancel=True)
+            batch = functools.partial(self._embedded, model, [texts[number] for number in numbers])
+            # Who gives up waits for the end of the batch, which is short: an abandoned one would run beside the next.
+            vectors = await anyio.to_thread.run_sync(batch, limiter=self._one_at_a_time)
             found |= dict(zip(numbers, vectors, strict=True))
         return [found[number] for number in range(len(texts))]
+
+    async def cut(self, texts: Sequence[str]) -> int:
+        """How many of these texts have more tokens than the model reads. A token has at least one character."""
+        tokenizer: Any = cast("Any", (await self._model()).model).tokenizer
+        long = [text for text in texts if len(text) > tokenizer.truncation["max_length"]]
+        if not long:
+            return 0
+        encoded = await anyio.to_thread.run_sync(tokenizer.encode_batch, long, limiter=self._one_at_a_time)
+        return sum(bool(each.overflowing) for each in encoded)
 
     async def aclose(self) -> None:
         """Nothing to let go of."""
 
-    def _embedded(self, texts: list[str]) -> list[Vector]:
-        model = self._model()
+    def _embedded(self, model: "TextEmbedding", texts: list[str]) -> list[Vector]:
         faults = _faults()
         try:
             return [vector.tolist() for vector in model.embed(texts, batch_size=len(texts))]
         except faults as error:
-            raise EmbedderFailed(f"{self}: the model failed on a text: {_first_line(error)}") from error
+            raise self._failure("the model failed on a text", error) from error
 
-    def _model(self) -> "TextEmbedding":
-        """The model, loaded once even when the call that began to load it has given up."""
-        if not self._loading.acquire(timeout=LOADING_SECONDS):
-            raise EmbedderUnavailable(f"{self}: the model is still being loaded or downloaded", hint="call again later")
+    async def _model(self) -> "TextEmbedding":
+        """The model, loaded once even when the call that began to load it has given up; again if that has failed."""
+        if self._loading is None or (self._loading.done() and self._loading.exception()):
+            self._loading = self._started()
+            return await _awaited(self._loading)
+        with anyio.move_on_after(LOADING_SECONDS):
+            return await _awaited(self._loading)
+        raise EmbedderUnavailable(f"{self}: the model is still being loaded or downloaded", hint="call again later")
+
+    def _started(self) -> "Future[TextEmbedding]":
+        """The loading, in a thread that does not keep the process alive."""
+        loading = Future["TextEmbedding"]()
+        loading.set_running_or_notify_cancel()  # from now on, who gives up waiting for it does not cancel it
+        threading.Thread(target=self._load_into, args=[loading], name="loads a model", daemon=True).start()
+        return loading
+
+    def _load_into(self, loading: "Future[TextEmbedding]") -> None:
+        failure = EmbedderFailed(f"{self}: the model cannot be loaded", hint=OF_THE_LOG)
         try:
-            if self._loaded is None:
-                self._loaded = self._load()
-            return self._loaded
+            loading.set_result(self._load())
+        except EmbedderFailed as known:
+            failure = known
         finally:
-            self._loading.release()
+            if not loading.done():
+                loading.set_exception(failure)
 
     def _load(self) -> "TextEmbedding":
         try:
@@ -95,7 +129,16 @@ class LocalModel:
         try:
             return self._of_folder(Path(self._settings.model_dir)) if self._settings.model_dir else self._of_fastembed()
         except faults as error:
-            raise EmbedderFailed(f"{self}: the model cannot be loaded: {_first_line(error)}") from error
+            raise self._failure("the model cannot be loaded", error) from error
+
+    def _failure(self, what: str, error: Exception) -> EmbedderFailed:
+        """What happened; what was said of it goes to the log, for it names files of this machine."""
+        LOGGER.warning("%s: %s: %s", self, what, _first_line(error))
+        return EmbedderFailed(f"{self}: {what} ({type(error).__name__})", hint=OF_THE_LOG)
+
+    def _wrong_folder(self, folder: Path, what: str, hint: str = OF_FOLDERS) -> EmbedderFailed:
+        LOGGER.warning("%s: the folder is %s", self, folder)
+        return EmbedderFailed(f"{self}: {what}", hint=hint)
 
     def _of_fastembed(self) -> "TextEmbedding":
         from fastembed import TextEmbedding
@@ -108,7 +151,8 @@ class LocalModel:
                 hint="the operator names one that it knows, or a folder with embed_model_dir",
             )
         try:
-            return TextEmbedding(name, local_files_only=True)
+            with _silent_fastembed():
+                return TextEmbedding(name, local_files_only=True)
         except ValueError:  # it is not in the cache
             self._check_reachable(sources[name.lower()]["hf"] or name)
         return TextEmbedding(name)
@@ -120,8 +164,9 @@ class LocalModel:
         try:
             model_info(source, timeout=10)
         except (*_transport_errors(), OSError) as error:
+            LOGGER.warning("%s: %s", self, _first_line(error))
             raise EmbedderUnavailable(
-                f"{self}: the model cannot be downloaded from Hugging Face ({source}): {_first_line(error)}",
+                f"{self}: the model cannot be downloaded from Hugging Face ({source}): {type(error).__name__}",
                 hint="the operator puts the model into a folder and sets embed_model_dir",
             ) from error
 
@@ -166,16 +211,16 @@ class LocalModel:
         from tokenizers import Tokenizer
 
         if not folder.is_dir():
-            raise EmbedderFailed(f"{self}: there is no folder {folder}", hint="the operator mends embed_model_dir")
+            raise self._wrong_folder(folder, "embed_model_dir names no folder", "the operator mends it")
         if missing := [name for name in TOKENIZER_FILES if not (folder / name).is_file()]:
-            raise EmbedderFailed(f"{self}: the folder {folder} has no {' and no '.join(missing)}", hint=OF_FOLDERS)
+            raise self._wrong_folder(folder, f"the folder embed_model_dir has no {' and no '.join(missing)}")
         Tokenizer.from_buffer((folder / "tokenizer.json").read_bytes())  # of which fastembed raises a bare Exception
 
     def _model_file(self, folder: Path) -> str:
         for name in MODEL_FILES:
             if (folder / name).is_file():
                 return name
-        raise EmbedderFailed(f"{self}: the folder {folder} has no {' and no '.join(MODEL_FILES)}", hint=OF_FOLDERS)
+        raise self._wrong_folder(folder, f"the folder embed_model_dir has no {' and no '.join(MODEL_FILES)}")
 
     def _pooling(self, folder: Path) -> str:
         """How the model makes one vector of those of the tokens, in fastembed's word."""
@@ -194,6 +239,26 @@ class LocalModel:
                 raise EmbedderFailed(
                     f"{self}: 1_Pooling/config.json asks for a pooling other than mean, cls, lasttoken"
                 )
+
+
+async def _awaited(loading: "Future[TextEmbedding]") -> "TextEmbedding":
+    """What is loaded. Raises EmbedderFailed, a copy for each who waits."""
+    try:
+        return await asyncio.wrap_future(loading)
+    except EmbedderFailed as failure:
+        raise again(failure) from None
+
+
+@contextmanager
+def _silent_fastembed() -> Generator[None]:
+    """Keeps it from logging as an error that a model is not in its cache yet: so is each before its download."""
+    from loguru import logger
+
+    logger.disable("fastembed")
+    try:
+        yield
+    finally:
+        logger.enable("fastembed")
 
 
 def _batches(numbers: Sequence[int], texts: Sequence[str]) -> Iterator[list[int]]:

@@ -16,10 +16,13 @@ from typing import Any, cast
 import anyio
 import anyio.to_thread
 import httpx2
+from anyio import sleep
 
 from mcp_server_milvus.embedding.embedder import Vector
 from mcp_server_milvus.errors import EmbedderFailed, EmbedderUnavailable
 from mcp_server_milvus.settings import EmbedderSettings
+
+LOGGER = logging.getLogger(__name__)
 
 CHARACTERS = 250_000
 """Of the texts of one request: OpenAI takes 300,000 tokens. A longer text goes alone."""
@@ -31,7 +34,7 @@ ERROR_BYTES = 2**16
 """Of an answer in which the endpoint's own words are looked for when it refuses."""
 
 PAUSES = (0.5, 1.0, 2.0)
-"""Seconds before each new try, more or less by half, unless the endpoint names its own with Retry-After."""
+"""Seconds before each new try, more or less by half, unless the endpoint wants more with Retry-After."""
 
 PATIENCE = 20.0
 """Seconds of Retry-After that are waited; longer ones are told to the caller."""
@@ -64,9 +67,9 @@ OF_LENGTH = ("token", "context", "length", "too long", "too large")
 
 
 class _TryAgain(Exception):
-    """What happened may pass. `error` is for the caller when it does not; `after` are seconds, if any were named."""
+    """What happened may pass. `error` is for the caller when it does not; `after` are the seconds that were named."""
 
-    def __init__(self, error: EmbedderUnavailable, after: float | None = None) -> None:
+    def __init__(self, error: EmbedderUnavailable, after: float = 0.0) -> None:
         super().__init__(error.message)
         self.error = error
         self.after = after
@@ -74,6 +77,8 @@ class _TryAgain(Exception):
 
 class OpenAIModel:
     """A model behind an OpenAI-compatible endpoint. Connects at the first text."""
+
+    may_change = True
 
     def __init__(self, settings: EmbedderSettings) -> None:
         self._settings = settings
@@ -113,6 +118,11 @@ class OpenAIModel:
         if failures:
             raise failures[0]
         return [vector for number, _ in batches for vector in answers[number]]
+
+    async def cut(self, texts: Sequence[str]) -> int:
+        """0: an endpoint does not tell, and most refuse a text that is too long."""
+        del texts
+        return 0
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -156,7 +166,7 @@ class OpenAIModel:
             try:
                 return await self._sent(client, body)
             except _TryAgain as again:
-                await anyio.sleep(pause * random.uniform(0.5, 1.5) if again.after is None else again.after)  # noqa: S311  # no secret
+                await sleep(max(pause * random.uniform(0.5, 1.5), again.after))  # noqa: S311  # no secret
         try:
             return await self._sent(client, body)
         except _TryAgain as again:
@@ -174,10 +184,10 @@ class OpenAIModel:
         except TimeoutError:
             raise _TryAgain(EmbedderUnavailable(f"{self}: no answer in {timeout:g} s (embed_timeout)")) from None
         except httpx2.TransportError as error:
-            said = self._quoted(str(error)) or type(error).__name__
+            LOGGER.warning("%s: %s", self, self._quoted(str(error)))  # for the operator: it may name the host
             raise _TryAgain(
                 EmbedderUnavailable(
-                    f"{self}: {self._settings.base_url} cannot be reached: {said}",
+                    f"{self}: its endpoint cannot be reached ({type(error).__name__})",
                     hint="the operator checks embed_base_url and that the endpoint runs",
                 )
             ) from None
@@ -213,17 +223,15 @@ class OpenAIModel:
                 refused = "refused the key" if self._key else "wants a key, and none is set"
                 return EmbedderFailed(f"{self}: the endpoint {refused}: {answer}", hint=OF_KEYS)
             case HTTPStatus.NOT_FOUND:
-                return EmbedderFailed(
-                    f"{self}: no such model, or no endpoint at {self._settings.base_url}/embeddings: {answer}"
-                )
+                return EmbedderFailed(f"{self}: no such model, or no /embeddings at embed_base_url: {answer}")
             case _:
                 too_long = status in REFUSES_TEXTS and any(word in answer.lower() for word in OF_LENGTH)
                 hint = "if a text is too long for the model: insert with chunk_size splits it" if too_long else ""
                 return EmbedderFailed(f"{self}: the endpoint answered {answer}", hint=hint)
 
-    def _passing(self, answer: str, after: float | None) -> EmbedderUnavailable | _TryAgain:
+    def _passing(self, answer: str, after: float) -> EmbedderUnavailable | _TryAgain:
         said = f"{self}: the endpoint answered {answer}"
-        if after is None or after <= PATIENCE:
+        if after <= PATIENCE:
             return _TryAgain(EmbedderUnavailable(said, hint="call again later"), after)
         return EmbedderUnavailable(f"{said}; it wants to be asked again in {after:.0f} s")
 
@@ -312,17 +320,17 @@ def _batches(texts: Sequence[str], most: int) -> Iterator[list[str]]:
         yield batch
 
 
-def _seconds(retry_after: str) -> float | None:
-    """The seconds of a Retry-After header, which has a number or a date; None for what is neither."""
+def _seconds(retry_after: str) -> float:
+    """The seconds of a Retry-After header, which has a number or a date; 0 for what is neither."""
     try:
         seconds = float(retry_after)
     except ValueError:
         try:
             when = parsedate_to_datetime(retry_after)
         except ValueError:
-            return None
+            return 0.0
         seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
 def _without(key: str, line: str) -> str:

@@ -133,10 +133,14 @@ def require_same(wanted: CollectionSchema, existing: CollectionSchema, also: Ite
     Raises:
         Conflict: it is not; the message lists the differences.
     """
-    if found := [*differences(wanted, existing), *also]:
+    found, also = differences(wanted, existing), list(also)
+    if found or also:
+        ways = "use it as it is (describe_collection), choose another name, or drop_collection first"
         raise Conflict(
-            f"collection {wanted.name!r} exists and is different: {'; '.join(found)}",
-            hint="use it as it is (describe_collection), choose another name, or drop_collection first",
+            f"collection {wanted.name!r} exists and is different: {'; '.join([*found, *also])}",
+            hint=ways
+            if found
+            else "choose another name, or the operator configures the embedder that made its vectors",
         )
 
 

@@ -1,6 +1,6 @@
 """A collection as an agent reads it: its parts under the names that create_collection takes, and examples to copy."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +53,16 @@ def described_index(index: Index) -> dict[str, Any]:
     params = {"params": dict(index.params)} if index.params else {}
     state = {"state": index.state} if index.state != "finished" else {}
     return shown | named | metric | params | state
+
+
+def described_bindings(bound: Mapping[str, object]) -> dict[str, str] | None:
+    """`{"vector": "body by openai text-embedding-3-small (dim 1536)"}`, or None where nothing is bound."""
+    return {name: str(each) for name, each in bound.items()} or None
+
+
+def described_properties(schema: CollectionSchema, told_elsewhere: str) -> dict[str, Any] | None:
+    """The properties but for one, secrets hidden; None where there are no others."""
+    return masked({name: value for name, value in schema.properties.items() if name != told_elsewhere}) or None
 
 
 def example_entity(schema: CollectionSchema, computed: Container[str]) -> dict[str, Any]:

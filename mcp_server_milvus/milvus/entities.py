@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -145,6 +146,11 @@ def checked_vector(field: Field, vector: Any, *, argument: str) -> Any:
     if problem:
         raise InvalidArgument(f"{argument}: {problem}; {field}")
     return _packed(field, vector)
+
+
+def packed_vector(field: Field, vector: "array[float]") -> Any:
+    """A vector that fits the field, as pymilvus packs it; no list, which is eight times as large, where it can."""
+    return vector if field.type is DataType.FLOAT_VECTOR else _packed(field, vector)
 
 
 def entity_problems(
@@ -408,6 +414,8 @@ def _value_weight(value: Any) -> int:
         case list():
             items = cast("list[Any]", value)
             return 4 * len(items) if items and isinstance(items[0], float) else sum(map(_value_weight, items))
+        case array():
+            return 4 * len(cast("array[float]", value))
         case dict():
             return sum(8 + _value_weight(item) for item in cast("dict[Any, Any]", value).values())
         case _:

@@ -67,12 +67,12 @@ async def first_page(search: Search, turn: Turn, grouping: Mapping[str, Any]) ->
 async def fused_page(by_meaning: Search, by_words: Search, turn: Turn) -> Turned:
     """A page of the ranking of two searches, which ends where their candidates do."""
     position, fields = turn.position, by_meaning.fields
-    is_small = 2 * position.first <= fields.at_once
-    asked = list(fields.source.output_fields) if is_small else [fields.schema.primary_key.name]
+    are_small = fields.come_with(2 * position.first)
+    asked = list(fields.source.output_fields) if are_small else [fields.schema.primary_key.name]
     ranking = await fused(by_meaning, by_words, position.first, asked)
     hits = ranking.hits[position.given :]
     shown = hits[: turn.limit]
-    given = await (admitted(turn.page, shown, ranking.entities) if is_small else fields.fill(turn.page, shown))
+    given = await (admitted(turn.page, shown, ranking.entities) if are_small else fields.fill(turn.page, shown))
     end = f"fused over the best {position.first} of each leg; mode: dense (or bm25) goes on to the end"
     return Turned(shown[:given], given < len(hits), notes=() if given < len(hits) or ranking.is_whole else (end,))
 

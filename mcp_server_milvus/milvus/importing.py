@@ -172,9 +172,11 @@ class Import:
             # Generated keys cannot be looked up, so there must be no entity in behind one that is not.
             under_way = UnderWay(1 if self.generates_keys else client.backend.concurrent_writes)
         requests = self._requests(tally)
+        # `fill` waits for threads of the usual limiter, none of which may be held by those who wait.
+        reading = anyio.CapacityLimiter(1)
         async with anyio.create_task_group() as tasks:
             while not tally.failure:
-                request = await anyio.to_thread.run_sync(next, requests, None)
+                request = await anyio.to_thread.run_sync(next, requests, None, limiter=reading)
                 if request is None:
                     break
                 await under_way.enter(request.first, request.keys)
@@ -298,9 +300,10 @@ class Import:
 
     def _wrong(self, fitted: Fitted) -> Error:
         needed = needed_fields(self.schema, self.fitting.from_text)
-        return InvalidArgument(
-            fitted.wrong[min(fitted.wrong)], hint=f"an entity needs: {needed}; on_error: skip leaves out what is wrong"
-        )
+        hint = f"an entity needs: {needed}; on_error: skip leaves out what is wrong"
+        if self.operation == "insert" and self.generates_keys:
+            hint += f'; columns: {{"{self.schema.primary_key.name}": ""}} leaves out the keys of the file'
+        return InvalidArgument(fitted.wrong[min(fitted.wrong)], hint=hint)
 
     def _explained(self, tally: Tally, failure: Error) -> Error:
         details = tally.details | ({"outcome_unknown": tally.unknown} if tally.unknown else {})

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
 import anyio.to_thread
 
 from mcp_server_milvus.errors import Denied
@@ -29,12 +30,16 @@ Kept = dict[str, dict[str, str]]
 class KeptProperties:
     """The properties that this server keeps for the collections of one Milvus.
 
-    They belong to a collection's identity: a later one of the same name has none of them.
+    They belong to a collection's identity: a later one of the same name has none of them. Those of collections that
+    were dropped stay in the file, for nobody tells a server what others drop.
+
+    `changing` is what a call holds while it reads a property and writes it anew.
     """
 
     def __init__(self, folder: Path, uri: str) -> None:
         self._folder = folder.expanduser().absolute()
         self._uri = uri
+        self.changing = anyio.Lock()
 
     async def completed(self, db_name: str, schema: CollectionSchema) -> CollectionSchema:
         """The schema with what is kept here of its collection. What Milvus itself keeps counts first."""

@@ -118,8 +118,13 @@ class Scan:
 
 def largest_page(schema: CollectionSchema, backend: Backend, output_fields: Sequence[str]) -> int:
     """How many entities a page may have, however large the values of these fields are."""
-    worst = sum(_largest_size(schema, name) for name in output_fields)
+    worst = largest_entity(schema, output_fields)
     return min(LITE_PAGE if backend.is_lite else MAX_WINDOW, max(1, LARGEST_PAGE_BYTES // worst))
+
+
+def largest_entity(schema: CollectionSchema, output_fields: Sequence[str]) -> int:
+    """Bytes that these fields of one entity cannot exceed, but for its vectors."""
+    return sum(_largest_size(schema, name) for name in output_fields)
 
 
 def _largest_size(schema: CollectionSchema, name: str) -> int:

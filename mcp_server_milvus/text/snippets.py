@@ -24,6 +24,21 @@ LONGEST_SUFFIX = 3
 MOST_MARKS = 14
 """Marked passages of a snippet: 4 characters each."""
 
+SOUGHT_CHARACTERS = 2_000
+"""Characters of a query whose words are marked: more of them would mark every passage alike."""
+
+UNSEEN = (
+    "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"  # control characters that are no white space
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff"
+    "\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"  # they turn the order, divide, or fill
+    "\ufe00-\ufe0d\U000e0000-\U000e0fff"  # tags, and variants of a character, which can spell out whole texts
+)
+"""Characters that a reader does not see and a model reads, as part of a regular expression's `[…]`."""
+
+JOINERS = "\u200c\u200d\ufe0e\ufe0f"
+"""Characters that belong into some words and emoji, up to two in a row."""
+
+INVISIBLE = re.compile(f"[{UNSEEN}{JOINERS}]{{3,}}+|[{UNSEEN}]")
 POWER = re.compile(r"(?<=\w)\*\*++(?=\w)")
 STARS = re.compile(r"\*\*++")
 ODD_SPACE = re.compile(r"\s\s++|[^\S ]")
@@ -39,24 +54,33 @@ class Hit(NamedTuple):
     term: int
 
 
-def snippet(text: str, query: str, *, length: int = 300) -> str:
-    """The passage of about `length` characters with the most of the query's content words, each marked `**so**`.
+class Sought:
+    """The content words of a query, found once and then looked for in many texts."""
 
-    A word counts once, and more the rarer it is in this text; endings are forgiven (`wing`, `wings`). Without any of
-    them it is the beginning of the text. It begins and ends with a sentence where it can, else with a word; `…` says
-    that something was left out there. It is one line, at most 60 characters longer than `length`. `**` in the text
-    itself is left out, so that it marks nothing; between two letters or digits it becomes `^`, as in 2^10.
-    """
-    text = _plain(text)
-    crowded = length * 2 // 3  # what is left makes whole sentences of it
-    hits = list(_hits(text, _terms(query), crowded))
-    start, end = _widened(text, _best(hits, crowded), length)
-    before, after = "… " if start else "", " …" if end < len(text) else ""
-    return f"{before}{_marked(text, start, end, hits)}{after}".replace(PARAGRAPH, " ")
+    def __init__(self, query: str) -> None:
+        self._terms = _terms(query[:SOUGHT_CHARACTERS])
+        self._shortened = {short: number for term, number in self._terms.items() for short in _shortened(term)}
+
+    def snippet(self, text: str, *, length: int = 300) -> str:
+        """The passage of about `length` characters with the most of the query's content words, each marked `**so**`.
+
+        A word counts once, and more the rarer it is in this text; endings are forgiven (`wing`, `wings`). Without any
+        of them it is the beginning of the text. It begins and ends with a sentence where it can, else with a word; `…`
+        says that something was left out there. It is one line, at most 60 characters longer than `length`. What cannot
+        be seen is left out, and `**` in the text itself, so that it marks nothing; between two letters or digits that
+        becomes `^`, as in 2^10.
+        """
+        text = _plain(text)
+        crowded = length * 2 // 3  # what is left makes whole sentences of it
+        hits = list(_hits(text, self._terms, self._shortened, crowded))
+        start, end = _widened(text, _best(hits, crowded), length)
+        before, after = "… " if start else "", " …" if end < len(text) else ""
+        return f"{before}{_marked(text, start, end, hits)}{after}".replace(PARAGRAPH, " ")
 
 
 def _plain(text: str) -> str:
-    """The text without asterisks that would look like marks, and with no white space but " " and empty lines."""
+    """The text as it is seen, without asterisks that look like marks, its white space only " " and empty lines."""
+    text = INVISIBLE.sub("", text)
     if "**" in text:
         text = STARS.sub("", POWER.sub("^", text))
     return ODD_SPACE.sub(lambda found: PARAGRAPH if found.group().count("\n") > 1 else " ", text).strip()
@@ -72,10 +96,9 @@ def _terms(query: str) -> dict[str, int]:
     return {term: number for number, term in enumerate(dict.fromkeys([*singles, *pairs]))}
 
 
-def _hits(text: str, terms: Mapping[str, int], length: int) -> Iterator[Hit]:
+def _hits(text: str, terms: Mapping[str, int], shortened: Mapping[str, int], length: int) -> Iterator[Hit]:
     """Where the terms are, in order."""
     known: dict[str, int | None] = {}
-    shortened = {short: number for term, number in terms.items() for short in _shortened(term)}
     before = Word("", 0, 0, joined=False)
     for word in words(text) if terms else ():
         if word.joined and (pair := terms.get(before.text + word.text)) is not None:

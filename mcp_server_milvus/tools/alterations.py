@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, WithJsonSchema
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.bindings import other_properties, rebound, require_other_properties, told
 from mcp_server_milvus.embedding.binding import PROPERTY, as_property, bindings_in
 from mcp_server_milvus.errors import AlreadyExists, Error, InvalidArgument, NotFound, NotLoaded, NotSupported
 from mcp_server_milvus.milvus import schema as schemas
 from mcp_server_milvus.milvus.capabilities import Backend, Feature
 from mcp_server_milvus.milvus.definition import completed_field
+from mcp_server_milvus.milvus.description import described_bindings, described_properties
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.schema import DESCRIPTION_PROPERTY, CollectionSchema
 from mcp_server_milvus.milvus.specs import FieldArgument, FunctionArgument, Properties, property_text, split_properties
 from mcp_server_milvus.milvus.waiting import load_and_wait, refresh_and_wait
+from mcp_server_milvus.rebinding import Rebinding, rebinding, require_other_properties
 from mcp_server_milvus.settings import nearest
 from mcp_server_milvus.tool import Input, Output, tool
 from mcp_server_milvus.vocabulary import DataType, Effect, FunctionType, Toolset
@@ -87,7 +88,8 @@ async def alter_collection(app: App, args: AlterCollectionInput) -> AlterCollect
     db_name = app.database(args.db_name)
     schema = await app.schemas.confirmed_itself(db_name, args.collection_name)
     backend = await app.clients.backend(db_name)
-    steps = (*_steps(args, schema, backend), *await _binding_steps(app, db_name, args, schema))
+    rebound = await _rebinding(app, db_name, args, schema)
+    steps = (*_steps(args, schema, backend), *_binding_steps(app, db_name, schema, rebound))
     if args.new_name:
         steps += await _rename_steps(app, db_name, schema.name, args.new_name)
     if not steps:
@@ -102,11 +104,11 @@ async def alter_collection(app: App, args: AlterCollectionInput) -> AlterCollect
         done=done,
         collection_name=changed.name,
         fields=[str(field) for field in changed.fields],
-        embedding=told(app.bindings(db_name, changed)),
-        properties=other_properties(changed),
+        embedding=described_bindings(app.bindings(db_name, changed)),
+        properties=described_properties(changed, PROPERTY),
         description=changed.description or None,
         loaded=loaded,
-        notes=_notes(args, backend),
+        notes=[*_notes(args, backend), *rebound.notes] or None,
     )
 
 
@@ -347,26 +349,26 @@ def _drop_field(name: str, schema: CollectionSchema, backend: Backend) -> _Step:
     return _Step(f"dropped {field}", drop)
 
 
-async def _binding_steps(
-    app: App, db_name: str, args: AlterCollectionInput, schema: CollectionSchema
-) -> tuple[_Step, ...]:
-    """The binding of vector fields to text fields; a field that is dropped takes its binding with it."""
+async def _rebinding(app: App, db_name: str, args: AlterCollectionInput, schema: CollectionSchema) -> Rebinding:
+    """What embed_fields binds and unbinds; a field that is dropped takes its binding with it."""
     if args.embedder is not None and not any(args.embed_fields.values()):
         raise InvalidArgument("alter_collection: embedder goes with embed_fields, which names the fields to bind")
     kept = bindings_in(schema.properties)
-    left = {name: each for name, each in kept.items() if args.drop_field not in {name, each.text_field}}
-    wanted = await rebound(app, db_name, schema, left, args.embed_fields, args.embedder or "")
-    if not args.embed_fields and wanted == kept:
-        return ()
-    value = as_property(wanted.values())
+    dropped = {name: None for name, each in kept.items() if args.drop_field in {name, each.text_field}}
+    asked = await rebinding(app, db_name, schema, kept.keys() - dropped, args.embed_fields, args.embedder or "")
+    return replace(asked, changes=dropped | asked.changes)
 
+
+def _binding_steps(app: App, db_name: str, schema: CollectionSchema, rebound: Rebinding) -> Iterator[_Step]:
     async def bind(client: "Client") -> None:
-        if not await client.keeps_property(schema.name, PROPERTY, value):
-            await app.properties.keep(db_name, schema, {PROPERTY: value})
+        async with app.properties.changing:  # another call may have bound another field meanwhile
+            now = await app.properties.completed(db_name, await client.describe(schema.name))
+            value = as_property(rebound.applied(bindings_in(now.properties)).values())
+            if not await client.keeps_property(schema.name, PROPERTY, value):
+                await app.properties.keep(db_name, now, {PROPERTY: value})
 
-    changes = [f"bound {name} to {wanted[name]}" for name in args.embed_fields if name in wanted]
-    changes += [f"unbound {name}" for name in kept if name not in wanted]
-    return (_Step(", ".join(changes), bind),)
+    if rebound.changes:
+        yield _Step(", ".join(rebound.told()), bind)
 
 
 async def _rename_steps(app: App, db_name: str, name: str, new_name: str) -> tuple[_Step, ...]:
@@ -386,14 +388,13 @@ async def _rename_steps(app: App, db_name: str, name: str, new_name: str) -> tup
     return (renaming, _Step("loaded again", load)) if released else (renaming,)
 
 
-def _notes(args: AlterCollectionInput, backend: Backend) -> list[str] | None:
+def _notes(args: AlterCollectionInput, backend: Backend) -> list[str]:
     """What was done and will do nothing."""
     given = [name for name, value in args.properties.items() if value is not None]
     idle = [name for name in given if backend.is_lite and name in {TTL, "mmap.enabled"}]
     unknown = [(name, nearest(name, PROPERTIES)) for name in given if name not in PROPERTIES]
     notes = [f"{backend} keeps {name} and does not act on it" for name in idle]
-    notes += [f"{name}: Milvus keeps properties that it does not know{meant}" for name, meant in unknown if meant]
-    return notes or None
+    return notes + [f"{name}: Milvus keeps properties that it does not know{meant}" for name, meant in unknown if meant]
 
 
 TOOLS = (alter_collection, truncate_collection, refresh_load)

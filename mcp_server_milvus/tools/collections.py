@@ -9,17 +9,19 @@ import anyio
 from pydantic import Field
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.bindings import differences, other_properties, require_other_properties, told
 from mcp_server_milvus.embedding.binding import PROPERTY, Binding, as_property
+from mcp_server_milvus.embedding.deadline import within
 from mcp_server_milvus.embedding.embedders import HOW_TO_HAVE_ONE
 from mcp_server_milvus.errors import AlreadyExists, Conflict, InvalidArgument, NotSupported
 from mcp_server_milvus.milvus import schema as schemas
 from mcp_server_milvus.milvus.capabilities import Backend, Feature
 from mcp_server_milvus.milvus.definition import completed, require_same, require_supported
 from mcp_server_milvus.milvus.description import (
+    described_bindings,
     described_field,
     described_function,
     described_index,
+    described_properties,
     example_entity,
     example_search,
 )
@@ -38,6 +40,7 @@ from mcp_server_milvus.milvus.specs import (
     split_properties,
 )
 from mcp_server_milvus.milvus.waiting import FIRST_PAUSE, load_and_wait, wait_for_index
+from mcp_server_milvus.rebinding import differences, require_other_properties
 from mcp_server_milvus.tool import BoundedOutput, Input, Output, tool
 from mcp_server_milvus.vocabulary import DataType, Effect, FunctionType, MetricType, Toolset
 
@@ -161,8 +164,8 @@ async def describe_collection(app: App, args: CollectionInput) -> DescribeCollec
             or None,
             consistency_level=schema.consistency_level or None,
             num_shards=schema.num_shards if schema.num_shards > 1 else None,
-            embedding=told(bound),
-            properties=other_properties(schema),
+            embedding=described_bindings(bound),
+            properties=described_properties(schema, PROPERTY),
             example_entity=example_entity(schema, bound),
             example_search=example_search(schema, bound),
         )
@@ -227,7 +230,7 @@ async def create_collection(app: App, args: CreateCollectionInput) -> CreateColl
         collection_name=schema.name,
         fields=[str(field) for field in schema.fields],
         indexes=[described_index(index) for index in schema.indexes],
-        embedding=told(app.bindings(db_name, schema)),
+        embedding=described_bindings(app.bindings(db_name, schema)),
         loaded=loaded,
     )
 
@@ -423,7 +426,8 @@ async def _text_form(app: App, args: CreateCollectionInput, text_field: str, bac
     """The embedder is asked for its fingerprint, so that one that does not answer leaves no collection behind."""
     fingerprint = None
     if app.embedders or args.embedder:
-        fingerprint = await app.embedders.named(args.embedder or "").fingerprint()
+        async with within(app.settings.timeout):
+            fingerprint = await app.embedders.named(args.embedder or "").fingerprint()
     elif FunctionType.BM25 not in backend.functions:
         raise NotSupported(
             f"text_field: {backend} has no BM25 and this server no embedder, so nothing would find the text",

@@ -9,8 +9,8 @@ import anyio.to_thread
 from pydantic import Field
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.errors import InvalidArgument, PartialWrite
-from mcp_server_milvus.filling import Filling, Given, GivenInPieces
+from mcp_server_milvus.errors import AlreadyExists, InvalidArgument, PartialWrite
+from mcp_server_milvus.filling import Filling
 from mcp_server_milvus.milvus.entities import as_entities
 from mcp_server_milvus.milvus.filter_help import near_misses
 from mcp_server_milvus.milvus.filters import (
@@ -18,6 +18,7 @@ from mcp_server_milvus.milvus.filters import (
     any_key,
     checked_key,
     keys_filter,
+    literal,
     portable_key,
     rendered,
     require_few,
@@ -30,6 +31,7 @@ from mcp_server_milvus.milvus.scanning import Scan, Source, pages_in_key_order
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.milvus.specs import Level
 from mcp_server_milvus.milvus.writing import Operation, Outcome, Write
+from mcp_server_milvus.pieces import SOURCE_ID, Given, GivenInPieces
 from mcp_server_milvus.tool import BoundedOutput, Input, Output, tool
 from mcp_server_milvus.vocabulary import Effect, Toolset
 
@@ -73,7 +75,7 @@ class InsertOutput(BoundedOutput):
     insert_count: int
     ids: list[Key] | None = None
     source_ids: list[Key] | None = Field(default=None, description="Of each entity given; its pieces have it")
-    blank: list[str] | None = None
+    notes: list[str] | None = None
 
 
 @tool(toolset=Toolset.DATA, effect=Effect.CREATE)
@@ -86,7 +88,7 @@ async def insert(app: App, args: InsertInput) -> InsertOutput:
     written = await _write(app, args, Given(_entities(args)), "insert")
     ids, limits = _first(app, "ids", written.outcome.ids) if written.schema.primary_key.auto_id else (None, [])
     return InsertOutput(
-        insert_count=written.outcome.count, ids=ids, blank=written.blank or None, applied_limits=limits or None
+        insert_count=written.outcome.count, ids=ids, notes=written.notes or None, applied_limits=limits or None
     )
 
 
@@ -94,14 +96,14 @@ class UpsertOutput(Output):
     """How many entities are in."""
 
     upsert_count: int
-    blank: list[str] | None = None
+    notes: list[str] | None = None
 
 
 @tool(toolset=Toolset.DATA, effect=Effect.MODIFY)
 async def upsert(app: App, args: Entities) -> UpsertOutput:
     """Inserts entities, replacing those with the same primary key whole."""
     written = await _write(app, args, Given(_entities(args)), "upsert")
-    return UpsertOutput(upsert_count=written.outcome.count, blank=written.blank or None)
+    return UpsertOutput(upsert_count=written.outcome.count, notes=written.notes or None)
 
 
 class DeleteInput(Input):
@@ -312,6 +314,7 @@ async def count(app: App, args: CountInput) -> CountOutput:
 async def _insert_pieces(app: App, args: InsertInput, size: int) -> InsertOutput:
     overlap = size // 10 if args.chunk_overlap is None else args.chunk_overlap
     given = GivenInPieces(_entities(args), size, overlap)
+    await _require_new_sources(app, args, given)
     try:
         written = await _write(app, args, given, "insert")
     except PartialWrite as failure:
@@ -322,9 +325,32 @@ async def _insert_pieces(app: App, args: InsertInput, size: int) -> InsertOutput
     return InsertOutput(
         insert_count=written.outcome.count,
         source_ids=source_ids,
-        blank=written.blank or None,
+        notes=written.notes or None,
         applied_limits=limits or None,
     )
+
+
+async def _require_new_sources(app: App, args: InsertInput, given: GivenInPieces) -> None:
+    """Nothing, if no piece of these sources is there: old and new pieces would be found together.
+
+    Raises:
+        AlreadyExists: one is; nothing was done.
+    """
+
+    async def look(client: "Client", schema: CollectionSchema) -> None:
+        if not (source_ids := given.named_sources(schema)):
+            return
+        matching = rendered(f"{SOURCE_ID} in {{source_ids}}", {"source_ids": source_ids})
+        if there := await client.read_matching(
+            args.collection_name, matching, schema, output_fields=[SOURCE_ID], limit=1
+        ):
+            source_id = there[0][SOURCE_ID]
+            raise AlreadyExists(
+                f"{schema.name} has pieces of {SOURCE_ID} {source_id!r}",
+                hint=f"to replace them, delete with filter {SOURCE_ID} == {literal(source_id)}, then insert",
+            )
+
+    await app.read(app.database(args.db_name), args.collection_name, look)
 
 
 def _entities(args: Entities) -> list[dict[str, Any]]:
@@ -336,11 +362,11 @@ def _entities(args: Entities) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Written:
-    """What became of a write, and what is to be said of texts that say nothing."""
+    """What became of a write, and what is to be said of its texts."""
 
     outcome: Outcome
     schema: CollectionSchema
-    blank: list[str]
+    notes: list[str]
 
 
 async def _write(app: App, args: Entities, given: Given, operation: Operation) -> _Written:
@@ -349,6 +375,7 @@ async def _write(app: App, args: Entities, given: Given, operation: Operation) -
 
     async def write(schema: CollectionSchema) -> _Written:
         checked = await filling.checked(schema, given, keys_required=operation == "upsert")
+        await filling.require_still_bound(schema)
         job = Write(
             operation,
             app.clients,
@@ -358,7 +385,7 @@ async def _write(app: App, args: Entities, given: Given, operation: Operation) -
             schema,
             filling.report_progress,
         )
-        return _Written(await job.run(checked), schema, filling.blank)
+        return _Written(await job.run(checked), schema, filling.notes)
 
     written, _ = await app.loaded_if_needed(
         db_name, args.collection_name, lambda: app.schemas.used_by(db_name, args.collection_name, write)

@@ -57,7 +57,7 @@ class ImportFileOutput(Output):
     wrong_count: int | None = None
     wrong: list[str] | None = Field(None, description="The first 20")
     coerced: list[str] | None = None
-    blank: list[str] | None = None
+    notes: list[str] | None = None
     pending: str | None = Field(None, description="What Milvus has still to do with the entities")
 
 
@@ -80,7 +80,7 @@ async def import_file(app: App, args: ImportFileInput) -> ImportFileOutput:
         wrong_count=tally.wrong_count or None,
         wrong=_within(app.settings.max_result_bytes // 2, job.fitting.unused, tally.wrong) or None,
         coerced=_within(app.settings.max_result_bytes // 4, job.fitting.coerced) or None,
-        blank=filling.blank or None,
+        notes=filling.notes or None,
         pending=await _pending(app, job) if tally.written else None,
     )
 

@@ -20,7 +20,7 @@ from mcp_server_milvus.milvus.searching import CANDIDATES, Search
 from mcp_server_milvus.milvus.specs import Level
 from mcp_server_milvus.milvus.targets import Target, packed, target_of, vector_field
 from mcp_server_milvus.planning import Asked, Plan, planned
-from mcp_server_milvus.text.snippets import snippet
+from mcp_server_milvus.text.snippets import Sought
 from mcp_server_milvus.tool import BoundedOutput, Input, Output, tool
 from mcp_server_milvus.vocabulary import DataType, Effect, FunctionType, SearchMode, Toolset
 
@@ -154,6 +154,32 @@ def _one_leg(args: SearchInput) -> str:
     return "one leg" if args.exact else ""
 
 
+@dataclass(frozen=True)
+class _Call:
+    """One call: its searches, of which the first is that of the meaning, and the page that they fill."""
+
+    args: SearchInput
+    plan: Plan | None
+    legs: tuple[Search, ...]
+    turn: Turn
+
+    @property
+    def search(self) -> Search:
+        """The only search, or the first."""
+        return self.legs[0]
+
+    async def turned(self) -> Turned:
+        """The page, once it is full."""
+        search, args = self.search, self.args
+        if len(self.legs) > 1:
+            return await fused_page(search, self.legs[1], self.turn)
+        if args.exact:
+            return await exact_page(search, self.turn)
+        if args.cursor is not None or (search.looks_for_range and args.group_by_field is None):
+            return await later_page(search, self.turn)
+        return await first_page(search, self.turn, _grouping(args, search.schema, search.client.backend))
+
+
 async def _searched(
     app: App, args: SearchInput, plan: Plan | None, client: "Client", schema: "CollectionSchema"
 ) -> SearchOutput:
@@ -165,22 +191,11 @@ async def _searched(
     position = _position(args, legs, fingerprint)
     turn = Turn(page, position, args.limit, app.settings.max_scan, app.report_progress)
     this = _Call(args, plan, legs, turn)
-    turned = await _turned(this)
+    turned = await this.turned()
     output = _output(this, turned)
     if not turned.more or args.group_by_field is not None:
         return output
     return output.model_copy(update={"next_cursor": encode_cursor(fingerprint, position.moved(turned.given).encoded())})
-
-
-async def _turned(this: "_Call") -> Turned:
-    search, args = this.search, this.args
-    if len(this.legs) > 1:
-        return await fused_page(search, this.legs[1], this.turn)
-    if args.exact:
-        return await exact_page(search, this.turn)
-    if args.cursor is not None or (search.looks_for_range and args.group_by_field is None):
-        return await later_page(search, this.turn)
-    return await first_page(search, this.turn, _grouping(args, search.schema, search.client.backend))
 
 
 async def _legs(
@@ -255,12 +270,14 @@ async def _given(client: "Client", schema: "CollectionSchema", args: SearchInput
 
 
 def _position(args: SearchInput, legs: tuple[Search, ...], fingerprint: str) -> Position:
-    """Where this page begins. An exact search has no first window; of two legs it is what each of them adds."""
+    """Where this page begins. An exact search has no first window; of two legs it is what each of them adds.
+
+    That depends on no offset: with more candidates, hits would change places between one page and the next.
+    """
     if args.cursor is not None:
         position = decode_cursor(args.cursor, fingerprint)
         return decoded_position(position, legs[0].schema.primary_key, exact=args.exact)
-    wanted = args.offset + args.limit
-    first = max(CANDIDATES, wanted) if len(legs) > 1 else min(wanted + 1, MAX_WINDOW)
+    first = max(CANDIDATES, args.limit) if len(legs) > 1 else min(args.offset + args.limit + 1, MAX_WINDOW)
     return Position(0 if args.exact else first, args.offset)
 
 
@@ -268,8 +285,8 @@ def _passages(args: SearchInput, plan: Plan | None) -> Passages | None:
     if plan is None or args.snippet is False:
         return None
     asked = args.snippet is True
-    passage = partial(snippet, query=plan.asked.text)
-    return Passages(_passages_of(plan), -1 if asked else LONG_TEXT, passage, asked=asked)
+    sought = Sought(plan.asked.text)
+    return Passages(_passages_of(plan), -1 if asked else LONG_TEXT, sought.snippet, asked=asked)
 
 
 def _grouping(args: SearchInput, schema: "CollectionSchema", backend: Backend) -> dict[str, Any]:
@@ -277,7 +294,8 @@ def _grouping(args: SearchInput, schema: "CollectionSchema", backend: Backend) -
         return {}
     if args.group_by_field not in schema.by_name and schema.enable_dynamic_field:
         raise NotSupported(
-            f"group_by_field: {args.group_by_field} is not in the schema; only its fields can group hits"
+            f"group_by_field: {args.group_by_field} is not in the schema; only its fields can group hits",
+            hint="name it in metadata when the collection is created, source_id too; chunk_size fills it",
         )
     schema.require(args.group_by_field)
     backend.require(Feature.GROUP_BY, where="group_by_field")
@@ -285,21 +303,6 @@ def _grouping(args: SearchInput, schema: "CollectionSchema", backend: Backend) -
         return {"group_by_field": args.group_by_field}
     backend.require(Feature.GROUP_SIZE, where="group_size")
     return {"group_by_field": args.group_by_field, "group_size": args.group_size}
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call: its searches, of which the first is that of the meaning, and the page that they fill."""
-
-    args: SearchInput
-    plan: Plan | None
-    legs: tuple[Search, ...]
-    turn: Turn
-
-    @property
-    def search(self) -> Search:
-        """The only search, or the first."""
-        return self.legs[0]
 
 
 def _output(this: _Call, turned: Turned) -> SearchOutput:

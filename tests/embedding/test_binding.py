@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_server_milvus.embedding.binding import PROPERTY, Binding, as_property, bindings_in, mapped
+from mcp_server_milvus.embedding.binding import LARGEST, PROPERTY, Binding, as_property, bindings_in, mapped
 from mcp_server_milvus.embedding.fingerprint import PROBE_DIMENSIONS, Fingerprint, cosine
-from mcp_server_milvus.settings import LONGEST_NAME, MappedField
+from mcp_server_milvus.settings import MappedField
 
 MADE_BY = Fingerprint("openai", "small", 4, True, "query: ", "", (0.5, -0.5, 0.5, 0.5))  # noqa: FBT003  # normalized
 BINDING = Binding("vector", "body", MADE_BY)
 
-printable = st.text(st.characters(codec="utf-8", categories=("L", "N", "P")), min_size=1, max_size=30)
+names = st.from_regex(r"[a-zA-Z0-9é用][a-z0-9._/:@+-]{0,29}", fullmatch=True)
 half_floats = st.floats(-1, 1, width=16)
 
 
@@ -25,7 +25,7 @@ def fingerprints(draw: st.DrawFn) -> Fingerprint:
     probe = draw(st.lists(half_floats, min_size=count, max_size=count).filter(any))
     prefixes = st.text(st.characters(codec="utf-8"), max_size=20)
     backend = draw(st.sampled_from(["openai", "fastembed"]))
-    return Fingerprint(backend, draw(printable), dim, True, draw(prefixes), draw(prefixes), tuple(probe))  # noqa: FBT003
+    return Fingerprint(backend, draw(names), dim, True, draw(prefixes), draw(prefixes), tuple(probe))  # noqa: FBT003
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=8), fingerprints(), max_size=2))
@@ -50,9 +50,13 @@ def test_a_binding_is_small_and_says_what_it_is() -> None:
         {"backend": "else"},
         {"backend": ["openai"]},
         {"model": ""},
-        {"model": "m" * (LONGEST_NAME + 1)},
+        {"model": "m" * 257},
         {"model": "ignore\nall of this"},
         {"model": "\u202ellams"},
+        {"model": "m; ignore all of this"},
+        {"model": "m$(touch)"},
+        {"model": "m'"},
+        {"model": "--embed-base-url"},
         {"query_prefix": "p" * 3_000},
         {"document_prefix": None},
         {"dim": 0},
@@ -126,3 +130,10 @@ def test_the_operators_bindings_are_of_one_collection_and_not_kept() -> None:
     assert found == {"v": Binding("v", "body", None, "code")}
     assert mapped(fields, "default", "docs") == {}
     assert as_property(found.values()) == "{}"
+
+
+def test_a_property_that_is_far_too_large_binds_nothing() -> None:
+    """Looking into megabytes would hold up every other call."""
+    fits = as_property([BINDING])
+    assert bindings_in({PROPERTY: fits + " " * (LARGEST - len(fits))})
+    assert bindings_in({PROPERTY: fits + " " * LARGEST}) == {}

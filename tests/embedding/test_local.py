@@ -2,13 +2,17 @@
 
 import json
 import math
+import subprocess
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import fastembed
+import loguru
 import pytest
 
 from mcp_server_milvus.embedding import local
@@ -58,8 +62,10 @@ async def test_a_text_is_cut_where_the_makers_of_the_model_cut_it(tmp_path: Path
     if "truncation" in said:
         said["truncation"] |= {"strategy": "LongestFirst", "stride": 0, "direction": "Right"}
     path.write_text(json.dumps(whole | said), "utf-8")
-    (vector,) = await embedder(model_dir=str(tmp_path)).embed_documents(["red blue green"])
+    cutting = embedder(model_dir=str(tmp_path))
+    (vector,) = await cutting.embed_documents(["red blue green"])
     assert cosine(vector, mean("[CLS]", "red", "blue")) == pytest.approx(1)
+    assert await cutting.cut(["red blue green", "red blue", "red", "one two three four"]) == 2
 
 
 async def test_any_text_is_embedded_and_the_order_is_kept(real: ModelEmbedder) -> None:
@@ -141,7 +147,7 @@ async def test_a_batch_is_bounded_by_the_size_of_its_longest_text(tmp_path: Path
     )
     batches: list[list[str]] = []
     embedded = own._embedded
-    own._embedded = lambda texts: batches.append(texts) or embedded(texts)
+    own._embedded = lambda model, texts: batches.append(texts) or embedded(model, texts)
     vectors = await own.vectors(texts)
     assert sorted(text for batch in batches for text in batch) == sorted(texts)
     assert all(len(batch) == 1 or len(batch) * max(map(len, batch)) <= local.PADDED_CHARACTERS for batch in batches)
@@ -165,41 +171,52 @@ def broken(folder: Path, name: str, content: bytes | None) -> str:
     [
         ("model.onnx", None, r"has no model\.onnx and no onnx/model\.onnx"),
         ("tokenizer.json", None, r"has no tokenizer\.json"),
-        ("model.onnx", b"", "the model cannot be loaded: "),
-        ("model.onnx", b"no model" * 99, "the model cannot be loaded: "),
-        ("model.onnx", b"version https://git-lfs.github.com/spec/v1\n", "the model cannot be loaded: "),
-        ("tokenizer.json", b"{}", "the model cannot be loaded: Cannot instantiate Tokenizer"),
-        ("tokenizer_config.json", b"[]", "the model cannot be loaded: "),
-        ("tokenizer_config.json", b"{", "the model cannot be loaded: "),
-        ("1_Pooling/config.json", b"{", "the model cannot be loaded: "),
+        ("model.onnx", b"", r"the model cannot be loaded \("),
+        ("model.onnx", b"no model" * 99, r"the model cannot be loaded \("),
+        ("model.onnx", b"version https://git-lfs.github.com/spec/v1\n", r"the model cannot be loaded \("),
+        ("tokenizer.json", b"{}", r"the model cannot be loaded \(ValueError\)"),
+        ("tokenizer_config.json", b"[]", r"the model cannot be loaded \("),
+        ("tokenizer_config.json", b"{", r"the model cannot be loaded \("),
+        ("1_Pooling/config.json", b"{", r"the model cannot be loaded \("),
         (
             "1_Pooling/config.json",
             b'{"pooling_mode_max_tokens": true}',
             "asks for a pooling other than mean, cls, lasttoken",
         ),
-        ("config.json", b"nonsense", "the model cannot be loaded: "),
+        ("config.json", b"nonsense", r"the model cannot be loaded \("),
     ],
 )
-async def test_a_folder_that_is_no_model_is_said_in_words(
+async def test_a_folder_that_is_no_model_is_said_in_words_and_without_its_path(
     tmp_path: Path, name: str, content: bytes | None, said: str
 ) -> None:
-    with pytest.raises(EmbedderFailed, match=f"^embedder fastembed m: .*{said}"):
+    with pytest.raises(EmbedderFailed, match=f"^embedder fastembed m: .*{said}") as failed:
         await embedder(model_dir=broken(tmp_path / "m", name, content)).fingerprint()
+    assert "/" not in failed.value.message.replace("onnx/", "").replace("1_Pooling/", "")
+    assert tmp_path.name not in failed.value.hint
+
+
+async def test_the_log_has_the_details_for_the_operator(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in (str(tmp_path / "none"), broken(tmp_path / "m", "model.onnx", b"no model")):
+        with pytest.raises(EmbedderFailed) as failed:
+            await embedder(model_dir=folder).fingerprint()
+        assert str(tmp_path) not in failed.value.message + failed.value.hint
+        assert folder in caplog.messages[-1]
 
 
 async def test_a_folder_that_is_mended_is_loaded_at_the_next_call(tmp_path: Path) -> None:
     own = embedder(model_dir=str(tmp_path / "m"))
-    with pytest.raises(EmbedderFailed, match="there is no folder"):
+    with pytest.raises(EmbedderFailed, match="embed_model_dir names no folder"):
         await own.fingerprint()
     put_model(tmp_path / "m", VECTORS)
     assert (await own.fingerprint()).dim == 6
 
 
-async def test_a_model_that_fails_on_a_text_is_said_in_words(tmp_path: Path) -> None:
+async def test_a_model_that_fails_on_a_text_is_said_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     own = embedder(model_dir=str(put_model(tmp_path / "m", VECTORS[:7])))
     assert await own.embed_query("red")
-    with pytest.raises(EmbedderFailed, match=r"the model failed on a text: .*indices"):
+    with pytest.raises(EmbedderFailed, match=r"the model failed on a text \(InvalidArgument\)"):
         await own.embed_query("four")
+    assert "indices element out of data bounds" in caplog.text
 
 
 async def test_a_name_that_fastembed_does_not_know_gets_the_nearest() -> None:
@@ -215,12 +232,18 @@ async def test_a_model_that_cannot_be_downloaded_is_said_in_seconds(
     monkeypatch.setenv("FASTEMBED_CACHE_PATH", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", "http://127.0.0.1:1")
-    with (
-        anyio.fail_after(20),
-        pytest.raises(EmbedderUnavailable, match="cannot be downloaded from Hugging Face") as failed,
-    ):
-        await embedder().fingerprint()
+    logged: list[str] = []
+    sink = loguru.logger.add(logged.append)
+    try:
+        with (
+            anyio.fail_after(20),
+            pytest.raises(EmbedderUnavailable, match="cannot be downloaded from Hugging Face") as failed,
+        ):
+            await embedder().fingerprint()
+    finally:
+        loguru.logger.remove(sink)
     assert "embed_model_dir" in failed.value.hint
+    assert logged == []  # that it is not in the cache yet is no error
 
 
 async def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,3 +280,64 @@ async def test_a_call_that_gives_up_leaves_the_loading_to_the_next_one(
     monkeypatch.setattr(local, "LOADING_SECONDS", 30.0)
     assert len(await own.embed_query("red")) == 6
     assert len(loads) == 1
+
+
+async def test_one_batch_runs_at_a_time_also_when_a_call_has_given_up(tmp_path: Path) -> None:
+    own = LocalModel(
+        EmbedderSettings.model_validate({"backend": "fastembed", "model_dir": str(put_model(tmp_path, VECTORS))})
+    )
+    entered, go, embedded, under_way = threading.Event(), threading.Event(), own._embedded, list[str]()
+
+    def slow(model: fastembed.TextEmbedding, texts: list[str]) -> list[Vector]:
+        under_way.append(texts[0])
+        entered.set()
+        go.wait(30)
+        assert under_way.pop() == texts[0]
+        return embedded(model, texts)
+
+    own._embedded = slow
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            given_up = anyio.CancelScope()
+
+            async def gives_up() -> None:
+                with given_up:
+                    await own.vectors(["red"])
+
+            group.start_soon(gives_up)
+            assert await anyio.to_thread.run_sync(entered.wait, 20)
+            given_up.cancel()
+            group.start_soon(own.vectors, ["blue"])
+            while not own._one_at_a_time.statistics().tasks_waiting:
+                await anyio.lowlevel.checkpoint()
+            assert under_way == ["red"]
+            go.set()
+
+
+def test_the_process_does_not_wait_for_a_model_that_is_being_loaded() -> None:
+    code = """
+import threading, anyio
+from mcp_server_milvus.embedding.local import LocalModel
+from mcp_server_milvus.settings import EmbedderSettings
+
+LocalModel._load = lambda self: threading.Event().wait()
+
+async def main():
+    with anyio.move_on_after(0.01):
+        await LocalModel(EmbedderSettings(backend="fastembed")).vectors(["red"])
+
+anyio.run(main)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+async def test_a_fault_of_ours_while_loading_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(_self: LocalModel) -> fastembed.TextEmbedding:
+        raise RuntimeError("of ours")
+
+    logged = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: logged.set())
+    monkeypatch.setattr(LocalModel, "_load", fault)
+    with anyio.fail_after(20), pytest.raises(EmbedderFailed, match="cannot be loaded"):
+        await embedder().fingerprint()
+    assert await anyio.to_thread.run_sync(logged.wait, 20)

@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import grpc
 import pytest
+from pymilvus import CollectionSchema as PymilvusSchema
+from pymilvus import DataType, FieldSchema
+from pymilvus.grpc_gen import milvus_pb2, schema_pb2
 
 from mcp_server_milvus.embedding.binding import PROPERTY, Binding, as_property, bindings_in
 from mcp_server_milvus.embedding.embedder import Vector
@@ -19,10 +23,12 @@ from mcp_server_milvus.settings import Settings
 from tests.agent import Agent, agent_on
 from tests.fake_milvus import fake_milvus
 from tests.milvus.conftest import Wire, rpc_error, watching
+from tests.openai_server import openai_server, silence
 
 pytestmark = pytest.mark.anyio
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+UNCHECKED = ["vector: no text was found to compare its vectors with the embedder's"]
 BOUND = {"vector": f"body by fastembed {MODEL} (dim 384)"}
 TEXTS = ["a cat sleeps", "stock prices fell sharply", "rain is expected in the north tomorrow"]
 ID = {"name": "id", "type": "INT64", "is_primary": True, "auto_id": True}
@@ -61,8 +67,9 @@ async def made_elsewhere(
         indexes=[{"field_name": "vector", "metric_type": metric_type}],
     )
     entities = [{"body": text, "vector": vector} for text, vector in zip(TEXTS, vectors, strict=False)]
+    blank = [{"body": text, "vector": [1] * dim} for text in ("", " \n ")]
     if entities:
-        await agent.call("insert", collection_name=collection, data=[*entities, {"body": "", "vector": [1] * dim}])
+        await agent.call("insert", collection_name=collection, data=[*entities, *blank])
 
 
 async def described(agent: Agent, collection: str) -> dict[str, Any]:
@@ -249,7 +256,90 @@ async def test_vectors_that_are_not_of_the_embedder_are_not_bound(
             assert "embedding" not in after
             assert "description" not in after
         else:
-            assert (await text_agent.call("alter_collection", **arguments))["embedding"] == BOUND
+            altered = await text_agent.call("alter_collection", **arguments)
+            assert altered["embedding"] == BOUND
+            assert altered.get("notes") == (None if stored else UNCHECKED)
+
+
+async def test_texts_that_say_nothing_are_not_compared(text_agent: Agent, collection: str) -> None:
+    arguments: dict[str, Any] = {"collection_name": collection}
+    await made_elsewhere(text_agent, collection, [])
+    await text_agent.call("insert", **arguments, data=[{"body": text, "vector": [1] * 384} for text in (" ", "\n\t")])
+    bound = await text_agent.call("alter_collection", **arguments, embed_fields={"vector": "body"})
+    assert (bound["embedding"], bound.get("notes")) == (BOUND, UNCHECKED)
+    await text_agent.call("insert", **arguments, data=[{"body": text} for text in TEXTS])
+    await text_agent.call("alter_collection", **arguments, embed_fields={"vector": None})
+    bound = await text_agent.call("alter_collection", **arguments, embed_fields={"vector": "body"})
+    assert (bound["embedding"], bound.get("notes")) == (BOUND, None)
+
+
+async def test_an_endpoint_that_is_silent_ends_with_the_timeout(lite: str, collection: str) -> None:
+    async with openai_server() as endpoint:
+        embedder = {"embedder": "openai", "embed_model": "bag", "embed_base_url": endpoint.base_url, "embed_timeout": 6}
+        bind: dict[str, Any] = {"collection_name": collection, "embed_fields": {"vector": "body"}}
+        async with agent_on(lite, **embedder, timeout=4) as first, agent_on(lite, **embedder, timeout=4) as later:
+            await first.call("create_collection", collection_name=collection, text_field="body")
+            await first.call("insert", collection_name=collection, data=[{"body": text} for text in TEXTS])
+            await first.call("alter_collection", collection_name=collection, embed_fields={"vector": None})
+            endpoint.always = silence()
+            errors: list[dict[str, Any]] = []
+
+            async def fail(agent: Agent, tool: str, arguments: dict[str, Any]) -> None:
+                errors.append(await agent.fails(tool, **arguments))
+
+            async with anyio.create_task_group() as tasks:  # `first` knows the fingerprint, and embeds what is stored
+                tasks.start_soon(fail, first, "alter_collection", bind)
+                tasks.start_soon(fail, later, "alter_collection", bind)
+                new = {"collection_name": f"{collection}_new", "text_field": "body"}
+                tasks.start_soon(fail, later, "create_collection", new)
+            assert [(error["code"], "within 4 s" in error["message"]) for error in errors] == (
+                [("embedder_unavailable", True)] * 3
+            )
+            assert not await later.exists(f"{collection}_new")
+            assert "embedding" not in await described(later, collection)
+
+
+async def test_bindings_that_are_made_at_once_are_all_kept() -> None:
+    """On a server, which does not tell that a collection was altered meanwhile, as Milvus Lite does."""
+    pairs = {f"{name}_vector": name for name in ("title", "body", "note")}
+    fields = [FieldSchema("id", DataType.INT64, is_primary=True)]
+    fields += [FieldSchema(name, DataType.VARCHAR, max_length=64) for name in pairs.values()]
+    fields += [FieldSchema(name, DataType.FLOAT_VECTOR, dim=16) for name in pairs]
+    async with openai_server() as endpoint, fake_milvus("2.6.4", PymilvusSchema(fields)) as fake:
+        no_keys = schema_pb2.FieldData(
+            type=schema_pb2.DataType.Int64,
+            field_name="id",
+            scalars=schema_pb2.ScalarField(long_data=schema_pb2.LongArray()),
+        )
+        nothing = milvus_pb2.QueryResults(fields_data=[no_keys], output_fields=["id"])
+
+        def with_bindings(request: Any) -> Any:
+            answer = fake._DescribeCollection(request)  # pyright: ignore[reportPrivateUsage]
+            for sent in fake.requests("AlterCollection")[-1:]:
+                answer.properties.extend(sent.properties)
+            return answer
+
+        fake.answers |= {"DescribeCollection": with_bindings, "Query": nothing}
+        embedder = {"embedder": "openai", "embed_model": "bag", "embed_base_url": endpoint.base_url}
+        answered = anyio.Event()
+        async with agent_on(fake.uri, **embedder) as one, agent_on(fake.uri, **embedder) as other:
+
+            async def bind(agent: Agent, vector: str) -> None:
+                changes = {"embed_fields": {vector: pairs[vector]}}
+                await agent.call("alter_collection", collection_name="docs", **changes)
+
+            async with anyio.create_task_group() as tasks:
+                endpoint.next(lambda request: replace(endpoint.embeddings(request), until=answered))
+                tasks.start_soon(bind, one, "title_vector")
+                with anyio.fail_after(20):
+                    while not endpoint.requests:
+                        await anyio.lowlevel.checkpoint()
+                async with anyio.create_task_group() as at_once:
+                    at_once.start_soon(bind, other, "body_vector")
+                    at_once.start_soon(bind, other, "note_vector")
+                answered.set()
+        (kept,) = fake.requests("AlterCollection")[-1].properties
+        assert bindings_in({kept.key: kept.value}).keys() == pairs.keys()
 
 
 async def test_a_binding_needs_a_vector_field_of_the_dimension_and_a_text_field(

@@ -1,21 +1,21 @@
-"""Entities that bring texts and no vectors: insert, upsert and import_file on Milvus Lite with a real embedder."""
+"""Entities that bring texts and no vectors: insert, upsert and import_file on Milvus Lite, embedded over real HTTP."""
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import grpc
 import pytest
 
-from mcp_server_milvus.embedding.embedder import Vector
-from mcp_server_milvus.embedding.local import LocalModel
-from mcp_server_milvus.errors import EmbedderUnavailable
+from mcp_server_milvus.embedding.fingerprint import PROBE_TEXT
 from tests.agent import Agent, agent_on
 from tests.milvus.conftest import rpc_error, watching
-from tests.openai_server import openai_server, refusal
+from tests.openai_server import Answer, Endpoint, Request, cosine, openai_server, refusal, silence
 
 pytestmark = pytest.mark.anyio
 
@@ -25,45 +25,57 @@ TAX = "Income tax is due at the end of April."
 REFUSED = "a text that the model refuses"
 
 
-class Watch:
-    """What the model of this process is asked, apart from probes. It refuses every request with REFUSED in it."""
+@pytest.fixture(scope="module")
+async def endpoint() -> AsyncIterator[Endpoint]:
+    """It refuses every request with REFUSED in it, and asks for more time than a call waits."""
 
-    def __init__(self) -> None:
-        self.requests: list[list[str]] = []
+    def usual(request: Request) -> Answer:
+        if REFUSED in request.texts:
+            return refusal(503, "the embedder is down", headers={"Retry-After": "999"})
+        return endpoint.embeddings(request)
+
+    async with openai_server(dim=384) as endpoint:
+        endpoint.always = usual
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def embedder(endpoint: Endpoint) -> dict[str, Any]:
+    """The settings of a server that has it."""
+    return {"embedder": "openai", "embed_model": "bag-of-words", "embed_base_url": endpoint.base_url}
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the model is asked from now on, apart from probes."""
+
+    endpoint: Endpoint
+    start: int
 
     @property
     def texts(self) -> list[str]:
-        return [text for request in self.requests for text in request]
+        return [
+            text for request in self.endpoint.requests[self.start :] for text in request.texts if text != PROBE_TEXT
+        ]
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> Watch:
-    watch, plain = Watch(), LocalModel.vectors
-
-    async def watched(self: LocalModel, texts: Sequence[str]) -> list[Vector]:
-        if any("this sentence shows" in text for text in texts):
-            return await plain(self, texts)
-        if REFUSED in texts:
-            raise EmbedderUnavailable("the embedder is down")
-        watch.requests.append(list(texts))
-        return await plain(self, texts)
-
-    monkeypatch.setattr(LocalModel, "vectors", watched)
-    return watch
+def model(endpoint: Endpoint) -> Watch:
+    return Watch(endpoint, len(endpoint.requests))
 
 
 @pytest.fixture
-def stuck(monkeypatch: pytest.MonkeyPatch) -> anyio.Event:
-    """The model never answers; set when it is first asked."""
-    asked = anyio.Event()
+def stuck(endpoint: Endpoint) -> Iterator[anyio.Event]:
+    """The endpoint never answers; set when it is first asked."""
+    asked, usual = anyio.Event(), endpoint.always
 
-    async def never(_self: LocalModel, _texts: Sequence[str]) -> list[Vector]:
+    def never(_request: Request) -> Answer:
         asked.set()
-        await anyio.sleep_forever()
-        raise AssertionError
+        return silence()
 
-    monkeypatch.setattr(LocalModel, "vectors", never)
-    return asked
+    endpoint.always = never
+    yield asked
+    endpoint.always = usual
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +84,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-async def text_agent(lite: str, minilm: dict[str, Any], files: Path) -> AsyncIterator[Agent]:
-    async with agent_on(lite, **minilm, files_dir=str(files), max_result_bytes=10_000_000) as agent:
+async def text_agent(lite: str, embedder: dict[str, Any], files: Path) -> AsyncIterator[Agent]:
+    async with agent_on(lite, **embedder, files_dir=str(files), max_result_bytes=10_000_000) as agent:
         yield agent
 
 
@@ -141,7 +153,7 @@ async def test_a_call_without_any_text_is_refused_and_an_empty_text_among_others
     assert refused["message"] == "entity 0: field 'body' is empty: there is nothing to embed"
     data = [{"id": "a", "body": blank, "year": 5}, {"id": "b", "body": FISH}]
     written = await text_agent.call(tool, collection_name=keyed, data=data)
-    assert written == {f"{tool}_count": 2, "blank": ["body: 1 empty, which no search for a text finds"]}
+    assert written == {f"{tool}_count": 2, "notes": ["body: 1 empty, found last, if at all"]}
     assert model.texts == [FISH]
     found = await text_agent.call("search", collection_name=keyed, text=TAX, mode="dense")
     assert [hit["id"] for hit in found["hits"]] == ["b", "a"]
@@ -198,7 +210,7 @@ async def test_an_endpoint_that_refuses_or_has_changed_writes_nothing(lite: str,
             assert failed["code"] == "embedder_failed"
             endpoint.dim = 8
             failed = await agent.fails("upsert", collection_name=collection, data=[{"id": 1, "body": TAX}])
-            assert (failed["code"], "8 dimensions" in failed["message"]) == ("embedder_failed", True)
+            assert (failed["code"], "dim: 8, not 16" in failed["message"]) == ("conflict", True)
             endpoint.dim, endpoint.model = 16, "two"
         async with agent_on(lite, **settings) as agent:
             failed = await agent.fails("insert", collection_name=collection, data=[{"body": TAX}])
@@ -207,11 +219,40 @@ async def test_an_endpoint_that_refuses_or_has_changed_writes_nothing(lite: str,
             assert await agent.count(collection) == 1_000
 
 
+@pytest.mark.parametrize(("what", "value", "told"), [("model", "two", "has changed"), ("dim", 8, "dim: 8, not 16")])
+async def test_vectors_of_a_model_that_changes_while_it_embeds_are_not_written(
+    lite: str, collection: str, files: Path, what: str, value: Any, told: str
+) -> None:
+    data = [{"id": number, "body": f"text {number}"} for number in range(40)]
+    path = write_lines(files / "changes.jsonl", data)
+    async with openai_server() as endpoint:
+        settings = {"embedder": "openai", "embed_model": "any", "embed_base_url": endpoint.base_url}
+
+        def changing(request: Request) -> Answer:
+            if data[20]["body"] in request.texts:
+                setattr(endpoint, what, value)
+            return endpoint.embeddings(request)
+
+        endpoint.always = changing
+        async with agent_on(lite, **settings, files_dir=str(files)) as agent:
+            await agent.call("create_collection", collection_name=collection, text_field="body", id_type="int")
+            failed = await agent.fails("insert", collection_name=collection, data=data)
+            assert failed["code"] == "conflict"
+            assert told in failed["message"]
+            assert await agent.count(collection) == 0
+            endpoint.model, endpoint.dim = "one", 16
+            failed = await agent.fails("import_file", collection_name=collection, path=path)
+            assert failed["code"] == "partial_write"
+            assert "then conflict: vector was made from body by openai any (dim 16); embedder" in failed["message"]
+            assert told in failed["message"]
+            assert 0 < await agent.count(collection) == failed["resume_from"] <= 20
+
+
 async def test_embedding_has_a_deadline_and_holds_up_no_other_call(
-    lite: str, minilm: dict[str, Any], texts: str, stuck: anyio.Event
+    lite: str, embedder: dict[str, Any], texts: str, stuck: anyio.Event
 ) -> None:
     refusals: list[dict[str, Any]] = []
-    async with agent_on(lite, **minilm, build_timeout=2) as hurried, anyio.create_task_group() as tasks:
+    async with agent_on(lite, **embedder, build_timeout=2) as hurried, anyio.create_task_group() as tasks:
 
         async def insert() -> None:
             refusals.append(await hurried.fails("insert", collection_name=texts, data=[{"body": TAX}]))
@@ -221,7 +262,8 @@ async def test_embedding_has_a_deadline_and_holds_up_no_other_call(
         assert await hurried.count(texts) == 0
         assert refusals == []
     assert refusals[0]["code"] == "embedder_unavailable"
-    assert refusals[0]["message"] == "the texts were not embedded within 2 s"
+    assert refusals[0]["message"] == "the embedder did not answer within 2 s"
+    assert "--build-timeout" in refusals[0]["hint"]
 
 
 async def test_without_an_embedder_the_error_names_the_one_that_is_needed(
@@ -229,8 +271,8 @@ async def test_without_an_embedder_the_error_names_the_one_that_is_needed(
 ) -> None:
     failed = await agent.fails("insert", collection_name=texts, data=[{"body": FISH}])
     assert failed["code"] == "not_supported"
-    assert "is made from body by fastembed sentence-transformers/all-MiniLM-L6-v2 (dim 384)" in failed["message"]
-    assert "--embed-model sentence-transformers/all-MiniLM-L6-v2" in failed["hint"]
+    assert "is made from body by openai bag-of-words (dim 384)" in failed["message"]
+    assert "--embedder openai --embed-model bag-of-words; import_file" in failed["hint"]
     assert await text_agent.count(texts) == 0
 
 
@@ -244,7 +286,7 @@ async def test_progress_goes_on_from_the_embedding_to_the_writing(text_agent: Ag
     await text_agent.client.call_tool("insert", arguments, progress_callback=note)
     assert [progress for progress, _, _ in told] == sorted(progress for progress, _, _ in told)
     assert {total for _, total, _ in told} == {80}
-    assert told[0][2] == "embedding with fastembed sentence-transformers/all-MiniLM-L6-v2"
+    assert told[0][2] == "embedding with openai bag-of-words"
     assert told[-1] == (40, 80, f"insert into {texts}")
 
 
@@ -252,7 +294,7 @@ async def test_progress_goes_on_from_the_embedding_to_the_writing(text_agent: Ag
 
 
 def long_text(characters: int) -> str:
-    """Sentences of one word each, which is too long for the model to read: so it is quick."""
+    """Sentences of one word each."""
     text = "".join(f"{number:x>110}. " for number in range(characters // 112 + 1))
     return text[:characters].strip()
 
@@ -376,6 +418,44 @@ async def test_pieces_of_which_only_some_are_in_can_be_deleted_by_their_source(l
             assert await agent.count(collection) == 0
 
 
+@pytest.mark.parametrize(
+    ("form", "entity"), [({"id_type": "string"}, {"id": "a 'b'"}), ({}, {"source_id": "a 'b'"})], ids=["key", "auto_id"]
+)
+async def test_a_source_that_is_there_is_not_split_in_a_second_time(
+    text_agent: Agent, collection: str, model: Watch, form: dict[str, Any], entity: dict[str, Any]
+) -> None:
+    name = collection
+    await text_agent.call("create_collection", collection_name=name, text_field="body", **form)
+    old, new = entity | {"body": long_text(2_000)}, entity | {"body": long_text(900)}
+    await text_agent.call("insert", collection_name=name, data=[old], chunk_size=200)
+    count, asked = await text_agent.count(name), len(model.texts)
+    refused = await text_agent.fails("insert", collection_name=name, data=[new], chunk_size=200)
+    assert refused["code"] == "already_exists"
+    assert (await text_agent.count(name), len(model.texts)) == (count, asked)
+    told = refused["hint"].partition("with filter ")[2].partition(", then")[0]
+    deleted = await text_agent.call("delete", collection_name=name, filter=told)
+    assert deleted["delete_count"] == count
+    await text_agent.call("insert", collection_name=name, data=[new], chunk_size=200)
+
+
+async def test_what_another_server_has_bound_otherwise_gets_no_vectors_of_the_old_embedder(
+    text_agent: Agent, lite: str, keyed: str
+) -> None:
+    await text_agent.call("insert", collection_name=keyed, data=[{"id": "a", "body": FISH}])
+    async with openai_server(dim=384) as other:
+        other.model = "another"
+        settings = {"embedder": "openai", "embed_model": "another", "embed_base_url": other.base_url}
+        async with agent_on(lite, **settings) as another:
+            await another.call("alter_collection", collection_name=keyed, embed_fields={"vector": None})
+            await another.call("delete", collection_name=keyed, ids=["a"])
+            await another.call("alter_collection", collection_name=keyed, embed_fields={"vector": "body"})
+            for tool in ("insert", "upsert"):
+                refused = await text_agent.fails(tool, collection_name=keyed, data=[{"id": "b", "body": TAX}])
+                assert refused["code"] == "conflict"
+                assert "openai another" in refused["message"]
+            assert await another.count(keyed) == 0
+
+
 # Files
 
 
@@ -387,7 +467,10 @@ def write_lines(path: Path, entities: list[Any]) -> str:
 async def test_an_import_embeds_what_has_no_vector_and_lists_what_has_no_text(
     text_agent: Agent, keyed: str, files: Path, model: Watch
 ) -> None:
-    own = [1.0] + [0.0] * 383
+    await text_agent.call("insert", collection_name=keyed, data=[{"id": "own", "body": FISH}])
+    (made,) = await stored(text_agent, keyed)
+    own = [round(number, 2) for number in made["vector"]]  # so that it is seen whose vector is kept
+    asked = list(model.texts)
     lines = [
         *({"id": f"t{number}", "body": f"text {number}"} for number in range(60)),
         {"id": "own", "body": FISH, "vector": own},
@@ -407,15 +490,16 @@ async def test_an_import_embeds_what_has_no_vector_and_lists_what_has_no_text(
     result = await text_agent.client.call_tool("import_file", arguments, progress_callback=note)
     assert result.structured_content is not None
     assert result.structured_content["import_count"] == 63
-    assert result.structured_content["blank"] == ["body: 1 empty, which no search for a text finds"]
+    assert result.structured_content["notes"] == ["body: 1 empty, found last, if at all"]
     assert result.structured_content["wrong"] == [
         "line 64: field 'body' is missing; expected body VARCHAR(65535)",
     ]
-    assert sorted(model.texts) == sorted([*(f"text {number}" for number in range(60)), TAX])
+    embedded = model.texts[len(asked) :]
+    assert sorted(embedded) == sorted([*(f"text {number}" for number in range(60)), TAX, FISH])  # FISH to compare
     assert len(set(told)) > 2  # progress within one batch of the file
     found = {each["id"]: each for each in await stored(text_agent, keyed)}
     assert found["own"]["vector"] == own
-    assert (await nearest(text_agent, keyed, found["null"]["vector"]))["id"] == "null"
+    assert cosine(found["null"]["vector"], model.endpoint.vector(TAX)) > 0.999
 
 
 async def test_an_embedder_that_fails_ends_an_import_which_another_one_completes(
@@ -425,13 +509,14 @@ async def test_an_embedder_that_fails_ends_an_import_which_another_one_completes
     path = write_lines(files / "fails.jsonl", [*lines, {"id": "40", "body": REFUSED}])
     failed = await text_agent.fails("import_file", collection_name=keyed, path=path)
     assert failed["code"] == "partial_write"
-    assert "embedder_unavailable: the embedder is down" in failed["message"]
+    assert "then embedder_unavailable: " in failed["message"]
+    assert "the embedder is down" in failed["message"]
     assert 0 < failed["resume_from"] == await text_agent.count(keyed) < 41
     write_lines(files / "fails.jsonl", [*lines, {"id": "40", "body": TAX}])
-    model.requests.clear()
+    before = len(model.texts)
     arguments = {"collection_name": keyed, "path": path, "resume_from": failed["resume_from"]}
     written = await text_agent.call("import_file", **arguments)
-    assert written["import_count"] == 41 - failed["resume_from"] == len(model.texts)
+    assert written["import_count"] == 41 - failed["resume_from"] == len(model.texts) - before
     assert await text_agent.count(keyed) == 41
 
 
@@ -446,11 +531,37 @@ async def test_what_is_exported_is_imported_with_its_vectors_by_a_server_without
     await text_agent.call("export_file", collection_name=collection, path=name, overwrite=True)
     before = await stored(text_agent, collection)
     await text_agent.call("truncate_collection", collection_name=collection)
-    model.requests.clear()
+    asked = list(model.texts)
     written = await agent.call("import_file", collection_name=collection, path=name)
     assert written["import_count"] == 2
-    assert model.texts == []
+    assert model.texts == asked
     assert await stored(text_agent, collection) == before
+
+
+async def test_a_file_with_vectors_of_another_model_is_refused_unless_they_are_left_out(
+    text_agent: Agent, keyed: str, files: Path
+) -> None:
+    wrong = [number % 7 - 3.0 for number in range(384)]
+    lines = [{"id": f"{number}", "body": f"text {number}", "vector": wrong} for number in range(20)]
+    path = write_lines(files / "other.jsonl", lines)
+    refused = await text_agent.fails("import_file", collection_name=keyed, path=path)
+    assert refused["code"] == "conflict"
+    assert "cosine" in refused["message"]
+    assert await text_agent.count(keyed) == 0
+    columns = json.loads(refused["hint"].partition("columns: ")[2].partition(" leaves")[0])
+    await text_agent.call("import_file", collection_name=keyed, path=path, columns=columns)
+    assert await text_agent.count(keyed) == 20
+
+
+async def test_keys_of_a_file_for_a_collection_that_generates_its_own_can_be_left_out(
+    text_agent: Agent, texts: str
+) -> None:
+    await text_agent.call("insert", collection_name=texts, data=[{"body": FISH}])
+    await text_agent.call("export_file", collection_name=texts, path="keys.jsonl", overwrite=True)
+    refused = await text_agent.fails("import_file", collection_name=texts, path="keys.jsonl")
+    columns = json.loads(refused["hint"].partition("columns: ")[2].partition(" leaves")[0])
+    written = await text_agent.call("import_file", collection_name=texts, path="keys.jsonl", columns=columns)
+    assert written["import_count"] == 1
 
 
 async def test_an_import_without_vectors_and_without_an_embedder_writes_nothing(
@@ -462,16 +573,30 @@ async def test_an_import_without_vectors_and_without_an_embedder_writes_nothing(
     assert await agent.count(keyed) == 0
 
 
+async def test_an_import_that_embeds_waits_for_no_thread_that_imports_hold(
+    text_agent: Agent, keyed: str, files: Path
+) -> None:
+    path = write_lines(files / "threads.jsonl", [{"id": f"{number}", "body": f"text {number}"} for number in range(40)])
+    threads = anyio.to_thread.current_default_thread_limiter()
+    usual, threads.total_tokens = threads.total_tokens, 1
+    try:
+        with anyio.fail_after(30):
+            written = await text_agent.call("import_file", collection_name=keyed, path=path)
+    finally:
+        threads.total_tokens = usual
+    assert written["import_count"] == 40
+
+
 async def test_an_import_that_is_cancelled_while_it_embeds_ends_quietly(
     lite: str,
-    minilm: dict[str, Any],
+    embedder: dict[str, Any],
     keyed: str,
     files: Path,
     stuck: anyio.Event,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     arguments = {"collection_name": keyed, "path": write_lines(files / "cancelled.jsonl", [{"id": "a", "body": FISH}])}
-    async with agent_on(lite, **minilm, files_dir=str(files)) as agent:
+    async with agent_on(lite, **embedder, files_dir=str(files)) as agent:
         with anyio.fail_after(30):
             async with anyio.create_task_group() as tasks:
 

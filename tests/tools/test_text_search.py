@@ -1,5 +1,6 @@
 """Search with text: by words, by meaning or by both, as the collection and this server allow; and it says how."""
 
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,9 +9,18 @@ import pytest
 from pymilvus import CollectionSchema, DataType, FieldSchema, Function, FunctionType
 from pymilvus.grpc_gen import milvus_pb2, schema_pb2
 
+from mcp_server_milvus import planning, vocabulary
 from mcp_server_milvus.embedding import openai
-from mcp_server_milvus.milvus import paging
+from mcp_server_milvus.embedding.binding import Binding
+from mcp_server_milvus.embedding.embedder import ModelEmbedder
+from mcp_server_milvus.embedding.embedders import Embedders
+from mcp_server_milvus.errors import EmbedderUnavailable
+from mcp_server_milvus.milvus import paging, schema
+from mcp_server_milvus.milvus.paging import Hit, admitted
 from mcp_server_milvus.milvus.ranking import meaning_and_words
+from mcp_server_milvus.milvus.results import Page, Passages
+from mcp_server_milvus.settings import EmbedderSettings
+from mcp_server_milvus.text import snippets
 from mcp_server_milvus.text.words import content_words
 from tests.agent import Agent, agent_on, keys
 from tests.fake_milvus import fake_milvus
@@ -178,6 +188,7 @@ async def test_both_legs_are_sent_at_once_with_the_filter_the_partitions_and_the
                 partition_names=["_default"],
                 consistency_level="Strong",
                 params={"ef": 77},
+                output_fields=["shelf"],
             )
             assert wire.sent["Query"] == 0
     assert [request.dsl for request in sent] == ['shelf == "a"'] * 2
@@ -251,6 +262,30 @@ async def test_an_endpoint_that_is_down_is_an_error_and_words_still_find(
         assert (await agent.call("search", **question))["plan"]["mode"] == "hybrid"
 
 
+class Down(Embedders):
+    """Embedders that tell everybody the same."""
+
+    failure = EmbedderUnavailable("down", hint="call again")
+
+    async def bound(self, binding: Binding) -> ModelEmbedder:  # noqa: ARG002  # whose ever it is
+        raise self.failure
+
+
+async def test_who_adds_what_to_do_to_a_failure_adds_it_for_nobody_else() -> None:
+    kinds = {"body": "VARCHAR", "sparse": "SPARSE_FLOAT_VECTOR", "vector": "FLOAT_VECTOR"}
+    fields = tuple(schema.Field(name, vocabulary.DataType(kind)) for name, kind in kinds.items())
+    bm25 = schema.Function("bm25", vocabulary.FunctionType.BM25, ("body",), ("sparse",))
+    docs = schema.CollectionSchema("docs", fields, (bm25,), (), enable_dynamic_field=False)
+    bound = {"vector": Binding("vector", "body", None)}
+    plan = planning.planned(docs, bound, planning.Asked("red fox"), can_embed=True)
+    down = Down({"default": EmbedderSettings.model_validate({"backend": "fastembed"})})
+    for _ in range(2):
+        with pytest.raises(EmbedderUnavailable) as told:
+            await plan.embedded(down, 5)
+        assert told.value.hint == "call again; or mode: bm25 finds it by its words"
+    assert Down.failure.hint == "call again"
+
+
 async def test_a_slow_endpoint_holds_up_nobody_else_and_ends_with_the_timeout(
     lite: str, many: str, endpoint: Endpoint
 ) -> None:
@@ -310,12 +345,73 @@ async def test_pages_of_both_legs_have_every_candidate_once_and_say_where_they_e
         "fused over the best 50 of each leg; mode: dense (or bm25) goes on to the end"
     ]
     assert all(hit["fields"] == {"shelf": "abc"[hit["id"] % 3]} for page in found for hit in page["hits"])
+    for offset in range(0, len(shown), 7):
+        page = await quick_agent.call("search", limit=7, offset=offset, **question)
+        assert keys(page["hits"]) == [key for key, _ in shown[offset : offset + 7]]
     rest = await quick_agent.call("search", limit=7, offset=30, **question)
     assert keys(rest["hits"]) == [key for key, _ in shown[30:37]]
     on = await quick_agent.call("search", limit=4, offset=30, cursor=rest["next_cursor"], **question)
     assert keys(on["hits"]) == [key for key, _ in shown[37:41]]
     whole = [key async for page in pages(quick_agent, mode="dense", limit=50, **question) for key in keys(page["hits"])]
     assert sorted(whole) == list(range(150))
+
+
+async def test_candidates_whose_texts_may_be_long_come_without_them(lite: str, many: str, endpoint: Endpoint) -> None:
+    """Most of the hundred are not shown. That these texts happen to be short is not known before they are read."""
+    asked: list[list[str]] = []
+
+    async def noted(name: str, request: Any) -> None:
+        if name in {"Search", "Query"}:
+            asked.append(sorted(request.output_fields))
+
+    question: dict[str, Any] = {"collection_name": many, "text": "red fox", "limit": 5}
+    with watching() as wire:
+        async with agent_on(lite, **settings_of(endpoint)) as agent:
+            wire.before = noted
+            whole = await agent.call("search", **question)
+            assert asked[:2] == [["id"], ["id"]]
+            assert len(asked) == 3
+            assert "body" in asked[2]
+            asked.clear()
+            short = await agent.call("search", output_fields=["shelf"], **question)
+            assert [set(fields) >= {"shelf"} for fields in asked] == [True, True]
+    assert keys(short["hits"]) == keys(whole["hits"])
+    assert all(hit["fields"].keys() == {"body", "shelf"} for hit in whole["hits"])
+
+
+async def test_the_words_of_a_query_are_found_once_and_not_where_everybody_waits(
+    quick_agent: Agent, many: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, list[bool]] = {"sent": [], "marked": []}
+
+    def noting(what: str) -> Any:
+        def noted(query: str) -> str:
+            found[what].append(threading.current_thread() is threading.main_thread())
+            return content_words(query)
+
+        return noted
+
+    monkeypatch.setattr(planning, "content_words", noting("sent"))
+    monkeypatch.setattr(snippets, "content_words", noting("marked"))
+    found_hits = await quick_agent.call("search", collection_name=many, text="the red fox", snippet=True)
+    assert ["snippet" in hit for hit in found_hits["hits"]] == [True] * 10
+    assert found == {"sent": [False], "marked": [True]}
+
+
+async def test_only_the_texts_that_are_shown_decide_whether_passages_are_sought_in_a_thread() -> None:
+    key = schema.Field("id", vocabulary.DataType.INT64, is_primary=True)
+    docs = schema.CollectionSchema("docs", (key,), (), (), enable_dynamic_field=False)
+    threads: list[threading.Thread] = []
+
+    def passage(text: str) -> str:
+        threads.append(threading.current_thread())
+        return text[:9]
+
+    page = Page(docs, 10_000, passages=Passages("body", 500, passage))
+    entities: dict[int | str, dict[str, Any]] = {n: {"id": n, "body": "word " * 1_000} for n in range(100)}
+    for shown in (1, 50):
+        await admitted(page, [Hit(n, 0.5, by_score=True) for n in range(shown)], entities)
+        assert (threads[-1] is threading.main_thread()) == (shown == 1)
 
 
 async def test_a_page_of_both_legs_that_is_too_large_goes_on_where_it_ended(

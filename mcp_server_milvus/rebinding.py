@@ -1,39 +1,47 @@
-"""Vector fields that are bound to a text field: told to an agent, compared, bound where they were made elsewhere."""
+"""Vector fields that get another binding: compared with the one that was asked for, bound where made elsewhere."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mcp_server_milvus.app import App
 from mcp_server_milvus.embedding.binding import PROPERTY, Binding, bindings_in
-from mcp_server_milvus.embedding.embedder import Embedder, Vector
-from mcp_server_milvus.embedding.fingerprint import cosine
+from mcp_server_milvus.embedding.deadline import within
+from mcp_server_milvus.embedding.embedder import SAME_TEXT, Vector, shortest
 from mcp_server_milvus.errors import Conflict, InvalidArgument, NotFound
-from mcp_server_milvus.milvus.results import masked
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.vocabulary import MetricType
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.client import Client
 
-READ, COMPARED = 32, 3
-"""Entities that a binding looks at, and how many it embeds: the shortest texts, which no model cuts off."""
-
-SAME_TEXT = 0.95
-"""Cosine of two vectors of one text below which they are not of the same embedder. Another precision of the same model
-stays above 0.97, another model near 0, and a text that was only a part of what was embedded in between."""
+READ = 64
+"""Entities of which a binding compares some."""
 
 UNIT_TOLERANCE = 0.01
 
 
-def told(bindings: Mapping[str, Binding]) -> dict[str, str] | None:
-    """`{"vector": "body by openai text-embedding-3-small (dim 1536)"}`, or None where nothing is bound."""
-    return {name: str(each) for name, each in bindings.items()} or None
+@dataclass(frozen=True)
+class Rebinding:
+    """What becomes of some vector fields: the binding of each, or None for none. `unchecked` had nothing to compare."""
 
+    changes: dict[str, Binding | None]
+    unchecked: tuple[str, ...] = ()
 
-def other_properties(schema: CollectionSchema) -> dict[str, Any] | None:
-    """The properties of a collection but for its bindings, secrets hidden; None where there are no others."""
-    return masked({name: value for name, value in schema.properties.items() if name != PROPERTY}) or None
+    def applied(self, kept: Mapping[str, Binding]) -> dict[str, Binding]:
+        """All bindings of the collection, once it has kept these."""
+        return {name: each for name, each in {**kept, **self.changes}.items() if each}
+
+    def told(self) -> Iterator[str]:
+        """`bound vector to body by openai text-embedding-3-small (dim 1536)`, `unbound vector`."""
+        for name, each in self.changes.items():
+            yield f"bound {name} to {each}" if each else f"unbound {name}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of it."""
+        return [f"{name}: no text was found to compare its vectors with the embedder's" for name in self.unchecked]
 
 
 def require_other_properties(named: Iterable[str]) -> None:
@@ -66,46 +74,60 @@ def _difference(bound: Binding, asked: Binding) -> str:
     return bound.fingerprint.difference(asked.fingerprint) if bound.fingerprint and asked.fingerprint else ""
 
 
-async def rebound(
+async def rebinding(
     app: App,
     db_name: str,
     schema: CollectionSchema,
-    kept: Mapping[str, Binding],
+    bound: Collection[str],
     embed_fields: Mapping[str, str | None],
     embedder_name: str,
-) -> dict[str, Binding]:
-    """The bindings `kept`, with those that `embed_fields` binds and without those that it unbinds.
+) -> Rebinding:
+    """What `embed_fields` makes of vector fields, some of which are `bound` now.
 
     Raises:
         InvalidArgument: the fields cannot be bound.
         NotFound: there is no such field, or nothing to unbind.
         Conflict: the vectors that are stored are not those of the embedder.
-        EmbedderFailed: it refuses or cannot be reached.
+        EmbedderFailed: it refuses, cannot be reached or takes too long.
     """
-    bound = dict(kept)
+    changes: dict[str, Binding | None] = {}
+    unchecked: list[str] = []
     for vector_field, text_field in embed_fields.items():
         if text_field:
             binding = Binding(vector_field, text_field, None, embedder_name)
-            bound[vector_field] = await _confirmed(app, db_name, schema, binding)
-        elif bound.pop(vector_field, None) is None:
+            changes[vector_field], was_compared = await _confirmed(app, db_name, schema, binding)
+            unchecked += [] if was_compared else [vector_field]
+        elif vector_field in bound:
+            changes[vector_field] = None
+        else:
             raise NotFound(
                 f"embed_fields: {schema.name} keeps no binding of {vector_field!r}",
                 hint="describe_collection shows what is bound; what embed_map binds, only the operator can unbind",
             )
-    return bound
+    return Rebinding(changes, tuple(unchecked))
 
 
-async def _confirmed(app: App, db_name: str, schema: CollectionSchema, binding: Binding) -> Binding:
-    """The binding with the fingerprint of its embedder, which made the vectors that are stored, if any are."""
+async def _confirmed(app: App, db_name: str, schema: CollectionSchema, binding: Binding) -> tuple[Binding, bool]:
+    """The binding with the fingerprint of its embedder, and whether any stored vectors told that it made them."""
     _require_bindable(schema, binding)
     embedder = app.embedders.named(binding.embedder)
-    fingerprint = await embedder.fingerprint()
+    async with within(app.settings.timeout):
+        fingerprint = await embedder.fingerprint()
     field = schema.by_name[binding.vector_field]
     if field.dim != fingerprint.dim:
         raise Conflict(f"embed_fields: {field} is not of embedder {embedder}, whose vectors have dim {fingerprint.dim}")
     stored = await _stored(app, db_name, schema, binding)
-    await _require_made_by(embedder, schema, binding, stored)
-    return Binding(binding.vector_field, binding.text_field, fingerprint)
+    if stored:
+        async with within(app.settings.timeout):
+            likeness = await embedder.likeness(stored)
+        if likeness < SAME_TEXT:
+            raise Conflict(
+                f"the stored vectors of {binding.vector_field} are not what embedder {embedder} makes from"
+                f" {binding.text_field} (cosine {likeness:.2f})",
+                hint="bind it to the text that it was made from, by the embedder that made it, with its prefixes",
+            )
+        _require_unit_length(schema, binding, next(iter(stored.values())))
+    return Binding(binding.vector_field, binding.text_field, fingerprint), bool(stored)
 
 
 def _require_bindable(schema: CollectionSchema, binding: Binding) -> None:
@@ -118,7 +140,7 @@ def _require_bindable(schema: CollectionSchema, binding: Binding) -> None:
 
 
 async def _stored(app: App, db_name: str, schema: CollectionSchema, binding: Binding) -> dict[str, Vector]:
-    """The vectors of a few texts, the shortest of those that were looked at."""
+    """The vectors of a few texts; of blank ones, no model makes any."""
     from mcp_server_milvus.milvus.vectors import vector_numbers
 
     async def read(client: "Client", schema: CollectionSchema) -> list[dict[str, Any]]:
@@ -131,27 +153,14 @@ async def _stored(app: App, db_name: str, schema: CollectionSchema, binding: Bin
     stored = {
         each[binding.text_field]: vector_numbers(kind, vector)
         for each in entities
-        if each[binding.text_field] and (vector := each[binding.vector_field]) is not None
+        if (each[binding.text_field] or "").strip() and (vector := each[binding.vector_field]) is not None
     }
-    shortest = sorted((text for text, vector in stored.items() if any(vector)), key=len)
-    return {text: stored[text] for text in shortest[:COMPARED]}
+    return {text: stored[text] for text in shortest(text for text, vector in stored.items() if any(vector))}
 
 
-async def _require_made_by(
-    embedder: Embedder, schema: CollectionSchema, binding: Binding, stored: Mapping[str, Vector]
-) -> None:
-    if not stored:
-        return
-    made = await embedder.embed_documents(list(stored))
-    least = min(cosine(vector, again) for vector, again in zip(stored.values(), made, strict=True))
-    if least < SAME_TEXT:
-        raise Conflict(
-            f"the stored vectors of {binding.vector_field} are not what embedder {embedder} makes from"
-            f" {binding.text_field} (cosine {least:.2f})",
-            hint="bind it to the text that it was made from, by the embedder that made it, with its prefixes",
-        )
+def _require_unit_length(schema: CollectionSchema, binding: Binding, stored: Vector) -> None:
     index = schema.index_of(binding.vector_field)
-    length = math.hypot(*next(iter(stored.values())))
+    length = math.hypot(*stored)
     if index and index.metric_type != MetricType.COSINE and abs(length - 1) > UNIT_TOLERANCE:
         raise Conflict(
             f"the stored vectors of {binding.vector_field} have a length of {length:.2f}, the embedder's of 1:"
