@@ -92,6 +92,7 @@ class _Divider:
         start = fresh = self._after_space(0)
         while fresh < len(self.text):
             end = self._end(fresh, start + self.size)
+            end = start + len(self.text[start:end].rstrip())
             yield start, end
             fresh = self._after_space(end)
             start = self._start(start + 1, end, fresh)
