@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,18 @@ import pytest
 def anyio_backend() -> str:
     """pymilvus's async client runs on asyncio only."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+async def one_event_loop(anyio_backend: str) -> None:
+    """Keeps it open: what gRPC still has to say of a connection when its loop is closed would fail another test."""
+    del anyio_backend
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and iscoroutinefunction(item.obj):
+            item.fixturenames.insert(0, "one_event_loop")
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ LAYERS = {
     "embedding": {"embedding", "errors", "settings", "vocabulary"},
     "app": {"embedding", "errors", "milvus", "settings"},
     "pieces": {"embedding", "errors", "milvus", "text", "vocabulary"},
-    "filling": {"app", "embedding", "errors", "milvus", "pieces"},
+    "filling": {"app", "embedding", "errors", "milvus", "pieces", "vocabulary"},
     "planning": {"embedding", "errors", "milvus", "text", "vocabulary"},
     "rebinding": {"app", "embedding", "errors", "milvus", "vocabulary"},
     "tool": {"app", "errors", "vocabulary"},

@@ -178,7 +178,7 @@ def quality(options: argparse.Namespace) -> bool:
 async def measured(data: Path, model_folder: str) -> tuple[dict[str, float], dict[str, float]]:
     """By mode, the mean nDCG@10 of the Cranfield queries and the share of paraphrases that are found first."""
     model = {"embedder": "fastembed", "embed_model": EMBED_MODEL, "embed_model_dir": model_folder}
-    async with connected(**model) as (client, _):
+    async with connected(**model, toolsets="all") as (client, _):
         return await cranfield_ndcg(client, data / "cranfield"), await paraphrase_recall(client, data)
 
 
@@ -205,6 +205,7 @@ async def stored(client: Client, collection_name: str, texts: dict[int, str]) ->
     entities = [{"id": key, "body": text} for key, text in texts.items()]
     for start in range(0, len(entities), 200):
         await call(client, "insert", collection_name=collection_name, data=entities[start : start + 200])
+    await call(client, "flush", collection_name=collection_name)  # which makes each search ten times as fast
 
 
 async def ranked(client: Client, collection_name: str, text: str, mode: str) -> list[int]:

@@ -44,11 +44,6 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 INSERTS_BEFORE_THE_SIGNAL = 400
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Acknowledged:
     """The first keys of all inserts that any writer said were acknowledged."""
 
