@@ -28,7 +28,7 @@ def texts(text: str, size: int, overlap: int = 0) -> list[str]:
     return [chunk.text for chunk in chunks(text, size=size, overlap=overlap)]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(TEXTS, SIZES, SHARES)
 @example("\u0301" * 9, 3, 0.4)
 @example("aaa\r\naa\n~~~ py\n\r\naaaa", 4, 0.0)
@@ -42,7 +42,7 @@ def test_every_chunk_is_the_original_where_it_says_and_nothing_is_lost(text: str
     assert all(place in covered or character.isspace() for place, character in enumerate(text))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(TEXTS, SIZES, SHARES)
 def test_a_chunk_repeats_no_more_of_the_one_before_than_asked_for(text: str, size: int, share: float) -> None:
     overlap = int(size * share)
@@ -53,7 +53,7 @@ def test_a_chunk_repeats_no_more_of_the_one_before_than_asked_for(text: str, siz
         assert not text[before.end : after.start].strip()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(TEXTS, SIZES)
 def test_a_text_that_fits_is_one_chunk_and_a_blank_one_none(text: str, size: int) -> None:
     found = chunks(text, size=size, overlap=0)
@@ -63,7 +63,7 @@ def test_a_text_that_fits_is_one_chunk_and_a_blank_one_none(text: str, size: int
         assert [chunk.text for chunk in found] == [stripped]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.sampled_from(["a", "of", "wing", "layer", "stall.", "\n\n", "\n"])), st.integers(8, 40), SHARES)
 def test_no_word_that_fits_is_divided(pieces: list[str], size: int, share: float) -> None:
     text = " ".join(pieces)
@@ -72,7 +72,7 @@ def test_no_word_that_fits_is_divided(pieces: list[str], size: int, share: float
         assert {chunk.start, chunk.end} <= borders
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.sampled_from(["One two. Three four.", "Five.", "# Six", "Seven eight nine."])), st.integers(20, 90))
 def test_without_overlap_the_next_paragraph_would_not_have_fitted(paragraphs: list[str], size: int) -> None:
     text = "\n\n".join(paragraphs)

@@ -120,7 +120,7 @@ def test_of_a_long_query_the_first_words_are_marked() -> None:
     assert marked(snippet("A wing, a vortex.", query)) == ["wing"]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(TEXTS, st.text(max_size=20) | st.sampled_from(["wing flow", "東京 boundary", "code item"]), st.integers(1, 80))
 def test_it_is_one_line_of_the_text_and_not_much_longer_than_asked_for(text: str, query: str, length: int) -> None:
     shown = snippet(text, query, length=length)

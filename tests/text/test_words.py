@@ -47,7 +47,7 @@ def test_characters_of_a_script_without_spaces_are_joined_to_the_one_before() ->
     assert [word.joined for word in words("東京 and東 京")] == [False, True, False, False, False]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.text())
 def test_words_lie_in_order_where_they_say(text: str) -> None:
     end = 0
@@ -58,7 +58,7 @@ def test_words_lie_in_order_where_they_say(text: str) -> None:
         end = word.end
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.text(st.characters(categories=["L", "N"])))
 def test_every_letter_and_digit_is_in_a_word(text: str) -> None:
     assert sum(word.end - word.start for word in words(text)) == len(text)
@@ -85,7 +85,7 @@ def test_a_query_without_what_says_nothing(query: str, expected: str) -> None:
     assert content_words(query) == expected
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.sampled_from([*sorted(STOP_WORDS), "wing", "Flow,", "?", "404"])).map(" ".join))
 def test_content_words_are_what_is_left_of_the_query_and_never_nothing(query: str) -> None:
     left = content_words(query)
