@@ -2,18 +2,20 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from mcp_server_milvus.embedding.binding import Binding, bindings_in, mapped
 from mcp_server_milvus.embedding.embedders import Embedders
 from mcp_server_milvus.errors import InvalidFilter, NotLoaded
+from mcp_server_milvus.limits import Gate
 from mcp_server_milvus.milvus.cache import SchemaCache
 from mcp_server_milvus.milvus.filter_help import explained
 from mcp_server_milvus.milvus.pool import ClientPool
 from mcp_server_milvus.milvus.properties import KeptProperties
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.milvus.waiting import ReportProgress, load_and_wait
+from mcp_server_milvus.policy import LOCAL, Caller, Policy
 from mcp_server_milvus.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,14 +30,20 @@ async def report_nothing(progress: float, total: float | None, message: str | No
 
 @dataclass(frozen=True)
 class App:
-    """One server's working parts. A call gets a copy of its own with its own `report_progress`."""
+    """One server's working parts, as one caller sees them. A call gets a copy with its own `report_progress`."""
 
     settings: Settings
     clients: ClientPool
     schemas: SchemaCache
     embedders: Embedders
     properties: KeptProperties
+    gate: Gate
+    policy: Policy
     report_progress: ReportProgress = report_nothing
+
+    def seen_by(self, caller: Caller) -> "App":
+        """The same for another caller."""
+        return self if caller == self.policy.caller else replace(self, policy=Policy(self.settings, caller))
 
     def database(self, db_name: str | None) -> str:
         """The database of a call: the one it names, or the setting's."""
@@ -124,4 +132,4 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
     async with ClientPool(settings) as clients, Embedders(settings.all_embedders) as embedders:
         properties = KeptProperties(settings.data_dir, settings.uri)
         schemas = SchemaCache(clients, properties, ttl=settings.schema_ttl)
-        yield App(settings, clients, schemas, embedders, properties)
+        yield App(settings, clients, schemas, embedders, properties, Gate(settings), Policy(settings, LOCAL))

@@ -3,14 +3,15 @@
 import contextlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
+from mcp_types import CallToolResult
 
 from mcp_server_milvus.app import App, open_app
-from mcp_server_milvus.policy import offered
+from mcp_server_milvus.policy import Policy
 from mcp_server_milvus.server import annotations, build_server, call, compact
 from mcp_server_milvus.settings import Settings, nearest
 from mcp_server_milvus.tool import Tool
@@ -27,7 +28,7 @@ async def serve(settings: Settings) -> None:
         SettingsError: the toolsets name what there is not.
         OSError: the port cannot be listened on.
     """
-    tools = offered(TOOLS, settings.toolsets)
+    tools = Policy(settings).offered(TOOLS)
     try:
         async with open_app(settings) as app, anyio.create_task_group() as tasks:
             server = build_server(app, tools)
@@ -51,7 +52,7 @@ async def _serve_transport(server: MCPServer[Any], settings: Settings) -> None:
 
 async def call_once(settings: Settings, name: str, arguments: dict[str, Any]) -> int:
     """Runs one tool and prints its structured result. Returns the exit code."""
-    tools = {tool.name: tool for tool in offered(TOOLS, settings.toolsets)}
+    tools = {tool.name: tool for tool in Policy(settings).offered(TOOLS)}
     if name not in tools:
         print(
             f"mcp-server-milvus: there is no tool {name!r}{nearest(name, tools)}; tools: {', '.join(tools)}",
@@ -59,7 +60,7 @@ async def call_once(settings: Settings, name: str, arguments: dict[str, Any]) ->
         )
         return USAGE_ERROR
     async with open_app(settings) as app:
-        result = await call(tools[name], app, arguments)
+        result = cast("CallToolResult", await call(tools[name], app, arguments))  # nobody can be asked in between
     print(compact(result.structured_content))
     return TOOL_ERROR if result.is_error else 0
 
@@ -83,7 +84,7 @@ def listed_bytes(tool: Tool[Any, Any]) -> int:
 
 def table(settings: Settings) -> str:
     """The catalogue for people: name, toolset, whether it is on, effect, bytes, and the first sentence of each tool."""
-    on = {tool.name for tool in offered(TOOLS, settings.toolsets)}
+    on = {tool.name for tool in Policy(settings).offered(TOOLS)}
     rows = [
         (
             tool.name,

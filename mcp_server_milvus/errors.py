@@ -10,7 +10,9 @@
     │   └── StaleSchema      the collection is not the one that this server has known; nothing was done
     ├── NotSupported         the connected backend cannot do this
     ├── Denied               the server's settings or the Milvus account do not allow it
+    │   └── Unconfirmed      it would destroy something and nobody has confirmed that; nothing was done
     ├── LimitExceeded        too large, too many, or the backend's quota is used up
+    │   └── TooManyCalls     too many calls at one time, or in one minute; nothing was done
     ├── PartialWrite         some entities of the call are in, the others are not
     ├── Unavailable          Milvus could not be reached; nothing was done
     │   └── ConnectionLost   it was reached, and then the connection broke: whether it happened is unknown
@@ -109,10 +111,22 @@ class Denied(Error):
     code = "denied"
 
 
+class Unconfirmed(Denied):
+    """It would destroy something and nobody has confirmed that; nothing was done. The details say what."""
+
+    code = "confirmation_required"
+
+
 class LimitExceeded(Error):
     """Too large, too many, or the backend's quota is used up."""
 
     code = "limit_exceeded"
+
+
+class TooManyCalls(LimitExceeded):
+    """Too many calls at one time, or in one minute; nothing was done."""
+
+    retriable = True
 
 
 class PartialWrite(Error):

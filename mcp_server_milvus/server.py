@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
@@ -20,10 +20,14 @@ from pydantic import PrivateAttr
 
 from mcp_server_milvus import __version__
 from mcp_server_milvus.app import App
+from mcp_server_milvus.callers import current_caller
+from mcp_server_milvus.confirming import confirmed
+from mcp_server_milvus.content import told
 from mcp_server_milvus.errors import Error, Internal, InvalidArgument, LimitExceeded
 from mcp_server_milvus.milvus.results import json_size
+from mcp_server_milvus.policy import Policy
 from mcp_server_milvus.settings import nearest
-from mcp_server_milvus.tool import Tool
+from mcp_server_milvus.tool import CONFIRM, Tool
 from mcp_server_milvus.vocabulary import Effect
 
 LIST_TTL_MS = 60_000
@@ -40,19 +44,25 @@ For a question about many entities use aggregate or query with order_by instead 
 Errors are {{code, message, hint, retriable}}: do what the hint says. Whole numbers beyond 2^53 travel as strings."""
 
 
-def build_server(app: App, tools: Iterable[Tool[Any, Any]]) -> MCPServer[None]:
-    """An MCP server that offers the tools on this App. The App is opened and closed by the caller, not by sessions."""
-    offered = [_SdkTool.wrapping(tool, app) for tool in tools]
+def build_server(app: App, tools: Iterable[Tool[Any, Any]], **options: Any) -> MCPServer[None]:
+    """An MCP server that offers the tools on this App. The App is opened and closed by the caller, not by sessions.
+
+    The options are the SDK's. With `auth` among them, whoever shows no token may do nothing.
+    """
+    authenticated = "auth" in options
+    offered = [_SdkTool.wrapping(tool, app, authenticated=authenticated) for tool in tools]
     server = _MilvusServer(
         name="mcp-server-milvus",
         title="Milvus",
         version=__version__,
         instructions=INSTRUCTIONS.format(how="meaning and words" if app.embedders else "its words"),
         tools=[*offered],
-        cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL_MS, scope="public")},
+        cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL_MS, scope="private" if authenticated else "public")},
         log_level=cast("Any", app.settings.log_level),
+        **options,
     )
-    server.offered = {tool.name: tool for tool in offered}
+    server.known = {tool.name: tool for tool in offered}
+    server.seen_now = lambda: app.seen_by(current_caller(authenticated=authenticated)).policy
     return server
 
 
@@ -66,11 +76,23 @@ def annotations(tool: Tool[Any, Any]) -> ToolAnnotations:
     return ToolAnnotations(destructive_hint=tool.effect in {Effect.MODIFY, Effect.DELETE})
 
 
-async def call(tool: Tool[Any, Any], app: App, arguments: dict[str, Any]) -> CallToolResult:
-    """The outcome of one call, whatever happens: never raises but for cancellation."""
+async def call(
+    tool: Tool[Any, Any], app: App, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+) -> CallToolResult | InputRequiredResult:
+    """The outcome of one call, whatever happens: never raises but for cancellation.
+
+    It is a question for the user where the client can ask one in between.
+    """
     started = time.perf_counter()
     try:
-        result = succeeded(_bounded(tool, app, await tool.run(app, arguments)))
+        async with app.gate.entered(app.policy.caller.name):
+            given = dict(arguments)
+            token = given.pop(CONFIRM, None) if tool.is_confirmed else None
+            args = tool.parse(given)
+            question = await confirmed(tool, app, args, token, context)
+            if question:
+                return question
+            result = succeeded(told(_bounded(tool, app, await tool.run(app, args)), tool.effect))
     except Error as error:
         result = failed(error)
     except Exception:
@@ -115,22 +137,29 @@ def compact(value: Any) -> str:
 
 
 class _MilvusServer(MCPServer[None]):
-    """An MCPServer that answers a call of an unknown tool as it answers any other mistake.
+    """An MCPServer that answers a call of an unknown tool, or one that its caller may not call, as any other mistake.
 
     It makes the schemas of its tools when they are first listed: a handshake need not wait for them.
     """
 
-    offered: Mapping[str, "_SdkTool"] = MappingProxyType({})
+    known: Mapping[str, "_SdkTool"] = MappingProxyType({})
+    seen_now: Callable[[], Policy]
+
+    @property
+    def offered(self) -> list[str]:
+        """The names of the tools that there are for the caller of this moment."""
+        policy = self.seen_now()
+        return [name for name, tool in self.known.items() if policy.permits(tool.wrapped)]
 
     async def list_tools(self) -> list[ListedTool]:
-        await anyio.to_thread.run_sync(_make_schemas, self.offered.values())
-        return await super().list_tools()
+        await anyio.to_thread.run_sync(_make_schemas, self.known.values())
+        offered = self.offered
+        return [tool for tool in await super().list_tools() if tool.name in offered]
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        if name not in self.offered:
-            names = list(self.offered)
+        if name not in (names := self.offered):
             return failed(
                 InvalidArgument(
                     f"there is no tool {name[:80]!r}{nearest(name, names)}", hint=f"tools: {', '.join(names)}"
@@ -144,12 +173,18 @@ class _SdkTool(SdkTool):
 
     _tool: Tool[Any, Any] = PrivateAttr()
 
+    @property
+    def wrapped(self) -> Tool[Any, Any]:
+        """Our tool."""
+        return self._tool
+
     @classmethod
-    def wrapping(cls, tool: Tool[Any, Any], app: App) -> "_SdkTool":
+    def wrapping(cls, tool: Tool[Any, Any], app: App, *, authenticated: bool) -> "_SdkTool":
         """The tool as the SDK registers it."""
 
-        async def run(arguments: dict[str, Any], context: Context[Any, Any]) -> CallToolResult:
-            return await call(tool, replace(app, report_progress=context.report_progress), arguments)
+        async def run(arguments: dict[str, Any], context: Context[Any, Any]) -> CallToolResult | InputRequiredResult:
+            seen = app.seen_by(current_caller(authenticated=authenticated))
+            return await call(tool, replace(seen, report_progress=context.report_progress), arguments, context)
 
         wrapped = cls(
             fn=run,

@@ -20,7 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from mcp_server_milvus.vocabulary import EmbedderBackend, Transport
+from mcp_server_milvus.vocabulary import Confirm, EmbedderBackend, MilvusIdentity, Transport
 
 PREFIX = "MILVUS_MCP_"
 FILE_ONLY = frozenset({"embedders"})
@@ -200,6 +200,51 @@ class Settings(BaseSettings):
         "search,data,schema",
         description="Tools to offer: toolsets (search, data, schema, operations, access, all), +TOOL, -TOOL",
     )
+    read_only: bool = Field(default=False, description="Offer only tools that read")
+    no_drop: bool = Field(default=False, description="Offer no tool that deletes or drops")
+    databases: str = Field("", description="Databases that there are for callers, as patterns: prod,team_*; empty: all")
+    collections: str = Field("", description="Collections that there are for callers, as patterns; empty: all")
+    mask_fields: str = Field("", description="Fields whose values are never shown, as patterns: ssn,users.mail_*")
+    confirm: Confirm = Field(
+        Confirm.ALWAYS,
+        description="How calls that destroy are confirmed: elicit (the user is asked), token (by a second call),"
+        " always (the first of these that the client can), never",
+    )
+    confirm_seconds: float = Field(300.0, gt=0, le=3600, description="Seconds for which a confirmation can be given")
+    confirm_upserts: int = Field(
+        1_000, ge=0, description="Entities from which an upsert is to be confirmed; 0: none is"
+    )
+    undo: bool | None = Field(
+        None, description="Keep what is dropped, truncated or deleted by filter; default: on the embedded database"
+    )
+    undo_hours: float = Field(72.0, gt=0, description="Hours that it is kept")
+    undo_megabytes: int = Field(2_048, ge=1, description="Megabytes of the data folder that deleted entities may take")
+    audit: str = Field("", description="File for one line of JSON per call, or stderr; empty: none")
+    audit_arguments: bool = Field(default=False, description="Write whole arguments there, not digests of them")
+    max_calls: int = Field(256, ge=1, description="Calls of all callers at one time")
+    max_calls_per_minute: int = Field(0, ge=0, description="Calls of one caller in a minute; 0: any number")
+    max_entities_in: int = Field(1_000_000, ge=1, description="Entities that one call may write, files not counted")
+    max_entities_out: int = Field(16_384, ge=1, description="Entities or hits that one call may return")
+    max_offset: int = Field(16_384, ge=0, description="Offset that one search may have")
+    auth_tokens: Path | None = Field(None, description="TOML file of the tokens that may be used over http")
+    auth_issuer: str = Field("", description="URL of the OAuth issuer whose JWTs are accepted over http")
+    auth_audience: str = Field("", description="Audience that those have; empty: the URL of this server")
+    auth_jwks: str = Field("", description="URL of the issuer's keys; empty: as its metadata says")
+    public_url: str = Field("", description="URL by which clients reach /mcp, where it is not HOST:PORT")
+    milvus_identity: MilvusIdentity = Field(
+        MilvusIdentity.SERVICE,
+        description="Milvus account of calls over http: service (of the settings) or caller (header X-Milvus-Token)",
+    )
+    allowed_hosts: str = Field("", description="More Host headers to accept, separated by commas; HOST:* for any port")
+    allowed_origins: str = Field("", description="More Origin headers to accept, separated by commas")
+    cors: bool = Field(default=False, description="Answer CORS preflights of the allowed origins")
+    max_body_megabytes: int = Field(64, ge=1, description="Megabytes that one HTTP request may have")
+    max_sessions: int = Field(10_000, ge=1, description="HTTP sessions at one time")
+    session_seconds: float = Field(1_800.0, gt=0, description="Seconds after which an idle HTTP session ends")
+    certfile: Path | None = Field(None, description="File of the TLS certificate, for https")
+    keyfile: Path | None = Field(None, description="File of its key")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port of its own for /health and /metrics; 0: the same")
+    metrics_token: SecretStr = Field(SecretStr(""), description="Bearer token that /metrics asks for")
     files_dir: Annotated[str, AfterValidator(_checked_folders)] = Field(
         "", description="Folder that import_file and export_file may use; several are separated as in PATH; empty: none"
     )

@@ -9,7 +9,7 @@ import difflib
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar, cast, get_type_hints
 
@@ -83,13 +83,38 @@ OTHER_NAMES = {
 }
 """What callers write, from other databases and other servers, and the argument that they mean."""
 
+CONFIRM = "confirm"
+"""Argument of every tool that destroys: the token of the call that told what would be lost."""
+
 In = TypeVar("In", bound=Input)
 Out = TypeVar("Out", bound=Output)
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What a call would destroy, for whoever confirms it.
+
+    `what` is one sentence. `state` is all that the confirmation depends on: another one voids it. `preview` holds what
+    a reader should see besides, such as `entity_count`, `bytes`, `sample`; `undo` how it could be taken back.
+    """
+
+    what: str
+    state: tuple[str | int, ...]
+    preview: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    undo: str = "it cannot be taken back"
+
+
+Losing = Callable[[App, Any], Awaitable[Loss | None]]
+"""Tells what a call with these arguments would destroy."""
+
+
+@dataclass(frozen=True)
 class Tool(Generic[In, Out]):
-    """One tool, complete: everything that a transport, the policy, the catalogue and the documentation need."""
+    """One tool, complete: everything that a transport, the policy, the catalogue and the documentation need.
+
+    `loses` tells what a call would destroy, None for one that destroys nothing; a tool of effect DELETE that has no
+    `loses` always does. `uses_files` is true of those that read or write the files folder.
+    """
 
     name: str
     description: str
@@ -98,11 +123,21 @@ class Tool(Generic[In, Out]):
     input_model: type[In]
     output_model: type[Out]
     function: Callable[[App, In], Awaitable[Out]]
+    loses: Losing | None = None
+    uses_files: bool = False
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether some of its calls have to be confirmed."""
+        return self.loses is not None or self.effect is Effect.DELETE
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
         """The JSON schema of the arguments, in the portable subset that every client understands."""
-        return portable_schema(self.input_model, mode="validation") | {"additionalProperties": False}
+        schema: dict[str, Any] = portable_schema(self.input_model, mode="validation") | {"additionalProperties": False}
+        if self.is_confirmed:
+            schema["properties"][CONFIRM] = {"type": "string"}
+        return schema
 
     @cached_property
     def output_schema(self) -> dict[str, Any]:
@@ -122,13 +157,15 @@ class Tool(Generic[In, Out]):
         except ValidationError as error:
             raise InvalidArgument(_explained(self, error)) from None
 
-    async def run(self, app: App, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The structured result, JSON-safe. Raises one of our errors."""
-        result = await self.function(app, self.parse(arguments))
+    async def run(self, app: App, args: In) -> dict[str, Any]:
+        """The structured result of parsed arguments, JSON-safe. Raises one of our errors."""
+        result = await self.function(app, args)
         return result.model_dump(mode="json", exclude_none=True)
 
 
-def tool(*, toolset: Toolset, effect: Effect) -> Callable[[Callable[[App, In], Awaitable[Out]]], Tool[In, Out]]:
+def tool(
+    *, toolset: Toolset, effect: Effect, loses: Losing | None = None, uses_files: bool = False
+) -> Callable[[Callable[[App, In], Awaitable[Out]]], Tool[In, Out]]:
     """Makes a plain async function `(app, args: In) -> Out` a Tool; its name and docstring are what the model sees."""
 
     def decorate(function: Callable[[App, In], Awaitable[Out]]) -> Tool[In, Out]:
@@ -141,6 +178,8 @@ def tool(*, toolset: Toolset, effect: Effect) -> Callable[[Callable[[App, In], A
             input_model=cast("type[In]", hints["args"]),
             output_model=cast("type[Out]", hints["return"]),
             function=function,
+            loses=loses,
+            uses_files=uses_files,
         )
 
     return decorate

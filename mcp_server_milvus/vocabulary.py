@@ -22,6 +22,30 @@ class Effect(StrEnum):
     DELETE = "delete"
 
 
+class Scope(StrEnum):
+    """What a token allows its bearer."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
+class Confirm(StrEnum):
+    """How a call that destroys is confirmed: by the user, by a second call with a token, by whichever can be had."""
+
+    ALWAYS = "always"
+    ELICIT = "elicit"
+    TOKEN = "token"  # noqa: S105  # a word, not a password
+    NEVER = "never"
+
+
+class MilvusIdentity(StrEnum):
+    """Whose Milvus account a call uses: the one of the settings, or its caller's own."""
+
+    SERVICE = "service"
+    CALLER = "caller"
+
+
 class Transport(StrEnum):
     """How a client reaches the server."""
 

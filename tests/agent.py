@@ -20,6 +20,9 @@ from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.tools import TOOLS
 
+UNATTENDED: dict[str, Any] = {"confirm": "never", "undo": False}
+"""Settings of the tests that are about something else."""
+
 
 @dataclass(frozen=True)
 class Agent:
@@ -74,8 +77,11 @@ def collections_in(database: MilvusClient) -> list[str]:
 
 @asynccontextmanager
 async def agent_on(uri: str, **settings: Any) -> AsyncGenerator[Agent]:
-    """An agent of a server of its own, with these settings."""
-    async with open_app(Settings(uri=uri, **settings)) as app, Client(build_server(app, TOOLS)) as client:
+    """An agent of a server of its own, with these settings. Unless they say otherwise it destroys without asking."""
+    async with (
+        open_app(Settings(**{"uri": uri, "confirm": "never", "undo": False} | settings)) as app,
+        Client(build_server(app, TOOLS)) as client,
+    ):
         yield Agent(client)
 
 

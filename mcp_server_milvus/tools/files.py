@@ -61,7 +61,7 @@ class ImportFileOutput(Output):
     pending: str | None = Field(None, description="What Milvus has still to do with the entities")
 
 
-@tool(toolset=Toolset.DATA, effect=Effect.MODIFY)
+@tool(toolset=Toolset.DATA, effect=Effect.MODIFY, uses_files=True)
 async def import_file(app: App, args: ImportFileInput) -> ImportFileOutput:
     """Imports entities from a file in the server's files folder."""
     db_name = app.database(args.db_name)
@@ -105,7 +105,7 @@ class ExportFileOutput(Output):
     bytes: int
 
 
-@tool(toolset=Toolset.DATA, effect=Effect.MODIFY)
+@tool(toolset=Toolset.DATA, effect=Effect.MODIFY, uses_files=True)
 async def export_file(app: App, args: ExportFileInput) -> ExportFileOutput:
     """Exports entities to a new .parquet, .jsonl or .csv."""
     from mcp_server_milvus.milvus.exporting import writer

@@ -23,6 +23,7 @@ from mcp_server_milvus.milvus.embedded import EmbeddedEngine
 from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import load_settings
 from mcp_server_milvus.tools import TOOLS
+from tests.agent import UNATTENDED
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -68,7 +69,7 @@ class Agent:
 
 @asynccontextmanager
 async def agent(**settings: Any) -> AsyncGenerator[Agent]:
-    async with open_app(load_settings(settings)) as app, Client(build_server(app, TOOLS)) as client:
+    async with open_app(load_settings(UNATTENDED | settings)) as app, Client(build_server(app, TOOLS)) as client:
         yield Agent(app, client)
 
 

@@ -1,0 +1,1 @@
+"""Who called what, on which collection, with which outcome: one line of JSON for each call."""
