@@ -78,10 +78,8 @@ def collections_in(database: MilvusClient) -> list[str]:
 @asynccontextmanager
 async def agent_on(uri: str, **settings: Any) -> AsyncGenerator[Agent]:
     """An agent of a server of its own, with these settings. Unless they say otherwise it destroys without asking."""
-    async with (
-        open_app(Settings(**{"uri": uri, "confirm": "never", "undo": False} | settings)) as app,
-        Client(build_server(app, TOOLS)) as client,
-    ):
+    chosen = Settings.model_validate({"uri": uri} | UNATTENDED | settings)
+    async with open_app(chosen) as app, Client(build_server(app, TOOLS)) as client:
         yield Agent(client)
 
 
