@@ -43,7 +43,18 @@ class App:
 
     def seen_by(self, caller: Caller) -> "App":
         """The same for another caller."""
-        return self if caller == self.policy.caller else replace(self, policy=Policy(self.settings, caller))
+        return self if caller == self.policy.caller else self._within(Policy(self.settings, caller))
+
+    def with_trash(self) -> "App":
+        """The same, and the dropped collections among the others, by the names that they have in the trash."""
+        reach = self.policy.reach.with_trash()
+        return replace(self, clients=self.clients.seen_by(reach), schemas=self.schemas.seen_by(reach))
+
+    def _within(self, policy: Policy) -> "App":
+        reach = policy.reach
+        return replace(
+            self, policy=policy, clients=self.clients.seen_by(reach), schemas=self.schemas.seen_by(reach)
+        )
 
     def database(self, db_name: str | None) -> str:
         """The database of a call: the one it names, or the setting's."""
@@ -132,4 +143,6 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
     async with ClientPool(settings) as clients, Embedders(settings.all_embedders) as embedders:
         properties = KeptProperties(settings.data_dir, settings.uri)
         schemas = SchemaCache(clients, properties, ttl=settings.schema_ttl)
-        yield App(settings, clients, schemas, embedders, properties, Gate(settings), Policy(settings, LOCAL))
+        policy = Policy(settings, LOCAL)
+        everything = App(settings, clients, schemas, embedders, properties, Gate(settings), policy)
+        yield everything._within(policy)  # noqa: SLF001  # of this module

@@ -12,8 +12,8 @@ from mcp_types import CallToolResult
 
 from mcp_server_milvus.app import App, open_app
 from mcp_server_milvus.policy import Policy
-from mcp_server_milvus.server import annotations, build_server, call, compact
-from mcp_server_milvus.settings import Settings, nearest
+from mcp_server_milvus.server import annotations, build_server, call, compact, not_offered
+from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.tools import TOOLS
 from mcp_server_milvus.vocabulary import Transport
@@ -52,12 +52,11 @@ async def _serve_transport(server: MCPServer[Any], settings: Settings) -> None:
 
 async def call_once(settings: Settings, name: str, arguments: dict[str, Any]) -> int:
     """Runs one tool and prints its structured result. Returns the exit code."""
-    tools = {tool.name: tool for tool in Policy(settings).offered(TOOLS)}
+    policy = Policy(settings)
+    tools = {tool.name: tool for tool in policy.offered(TOOLS)}
     if name not in tools:
-        print(
-            f"mcp-server-milvus: there is no tool {name!r}{nearest(name, tools)}; tools: {', '.join(tools)}",
-            file=sys.stderr,
-        )
+        error = not_offered(name, policy, TOOLS)
+        print(f"mcp-server-milvus: {error.message}; {error.hint}", file=sys.stderr)
         return USAGE_ERROR
     async with open_app(settings) as app:
         result = cast("CallToolResult", await call(tools[name], app, arguments))  # nobody can be asked in between

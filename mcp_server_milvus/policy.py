@@ -85,11 +85,16 @@ class Policy:
 
     def permits(self, tool: Judged) -> bool:
         """Whether the caller may call this tool at all."""
+        return not self.lacking(tool) and self._allows(tool) and self._in_scope(tool) and self._within_reach(tool)
+
+    def lacking(self, tool: Judged) -> str:
+        """The setting without which the tool can do nothing for anybody; empty if it has what it needs."""
+        return "files_dir" if tool.uses_files and not self.settings.files_dir else ""
+
+    def _allows(self, tool: Judged) -> bool:
         if self.settings.read_only and tool.effect is not Effect.READ:
             return False
-        if self.settings.no_drop and tool.effect is Effect.DELETE:
-            return False
-        return self._in_scope(tool) and self._within_reach(tool)
+        return not (self.settings.no_drop and tool.effect is Effect.DELETE)
 
     def _in_scope(self, tool: Judged) -> bool:
         """`read` reads, `write` writes entities and creates or changes collections, `admin` does everything."""

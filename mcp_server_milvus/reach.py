@@ -63,5 +63,9 @@ class Reach:
         return replace(self, in_trash=True)
 
 
+EVERYTHING = Reach(in_trash=True)
+"""All that there is, for this server's own work."""
+
+
 def _in_all(lists: Iterable[Globs], name: str) -> bool:
     return all(not patterns or any(fnmatchcase(name, glob) for glob in patterns) for patterns in lists)

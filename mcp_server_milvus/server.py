@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from mcp_server_milvus.app import App
 from mcp_server_milvus.callers import current_caller
 from mcp_server_milvus.confirming import confirmed
 from mcp_server_milvus.content import told
-from mcp_server_milvus.errors import Error, Internal, InvalidArgument, LimitExceeded
+from mcp_server_milvus.errors import Denied, Error, Internal, InvalidArgument, LimitExceeded
 from mcp_server_milvus.milvus.results import json_size
 from mcp_server_milvus.policy import Policy
 from mcp_server_milvus.settings import nearest
@@ -136,6 +136,18 @@ def compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def not_offered(name: str, policy: Policy, tools: Sequence[Tool[Any, Any]]) -> Error:
+    """What a call is told of a tool that there is not for this caller, whether for others or for nobody."""
+    setting = next((policy.lacking(tool) for tool in tools if tool.name == name), "")
+    if setting:
+        return Denied(
+            f"{name} needs the setting {setting}, which this server has not",
+            hint=f"its operator starts it with --{setting.replace('_', '-')}",
+        )
+    names = [tool.name for tool in tools if policy.permits(tool)]
+    return InvalidArgument(f"there is no tool {name[:80]!r}{nearest(name, names)}", hint=f"tools: {', '.join(names)}")
+
+
 class _MilvusServer(MCPServer[None]):
     """An MCPServer that answers a call of an unknown tool, or one that its caller may not call, as any other mistake.
 
@@ -159,12 +171,8 @@ class _MilvusServer(MCPServer[None]):
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        if name not in (names := self.offered):
-            return failed(
-                InvalidArgument(
-                    f"there is no tool {name[:80]!r}{nearest(name, names)}", hint=f"tools: {', '.join(names)}"
-                )
-            )
+        if name not in self.offered:
+            return failed(not_offered(name, self.seen_now(), [tool.wrapped for tool in self.known.values()]))
         return await super().call_tool(name, arguments, context)
 
 

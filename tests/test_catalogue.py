@@ -12,7 +12,7 @@ from mcp.client import Client
 
 from mcp_server_milvus.app import open_app
 from mcp_server_milvus.errors import InvalidArgument
-from mcp_server_milvus.policy import offered
+from mcp_server_milvus.policy import Policy, offered
 from mcp_server_milvus.server import build_server, compact
 from mcp_server_milvus.settings import load_settings
 from mcp_server_milvus.tool import Tool
@@ -23,7 +23,7 @@ from tests.calls import CALLS
 pytestmark = pytest.mark.anyio
 
 CONTRACTS = Path(__file__).parents[1] / "tools" / "contracts"
-DEFAULT_BYTES, ALL_BYTES = 20_000, 48_000
+DEFAULT_BYTES, DEFAULT_BYTES_WITH_FILES, ALL_BYTES = 20_000, 20_480, 48_000
 TOOL_BYTES = {"create_collection": 3_500, "search": 3_500}
 """Of the definitions without output schemas: what a model pays for in every conversation."""
 
@@ -71,7 +71,8 @@ each_tool = pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
 @pytest.fixture
 async def listed() -> dict[str, dict[str, Any]]:
     """The definitions by name, as they travel."""
-    async with open_app(load_settings({})) as app, Client(build_server(app, TOOLS)) as client:
+    every_tool = load_settings({"files_dir": str(CONTRACTS)})
+    async with open_app(every_tool) as app, Client(build_server(app, TOOLS)) as client:
         tools = (await client.list_tools()).tools
     return {tool.name: tool.model_dump(mode="json", by_alias=True, exclude_unset=True) for tool in tools}
 
@@ -105,7 +106,8 @@ async def test_the_definitions_are_small(listed: dict[str, dict[str, Any]]) -> N
         for name, definition in listed.items()
     }
     assert {name: size for name, size in sizes.items() if size > TOOL_BYTES.get(name, 2_500)} == {}
-    assert sum(sizes[tool.name] for tool in offered(TOOLS, "")) <= DEFAULT_BYTES
+    assert sum(sizes[tool.name] for tool in Policy(load_settings({})).offered(TOOLS)) <= DEFAULT_BYTES
+    assert sum(sizes[tool.name] for tool in offered(TOOLS, "")) <= DEFAULT_BYTES_WITH_FILES
     assert sum(sizes.values()) <= ALL_BYTES
 
 

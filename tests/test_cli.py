@@ -87,7 +87,7 @@ def test_listing_the_tools_imports_no_pymilvus(run: Run, arguments: list[str]) -
 
 
 def test_tools_is_a_table_of_all_tools_with_what_each_toolset_weighs(run: Run) -> None:
-    result = run("tools", "--toolsets", "data,+search,-delete")
+    result = run("tools", "--toolsets", "data,+search,-delete", "--files-dir", ".")
     assert (result.returncode, result.stderr) == (0, "")
     table, _, totals = result.stdout.partition("\n\n")
     header, *lines = table.splitlines()

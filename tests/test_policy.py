@@ -53,7 +53,8 @@ def test_a_name_that_does_not_exist_is_refused(choice: str, said: str) -> None:
 
 async def test_what_is_not_offered_is_neither_listed_nor_callable() -> None:
     tools = offered(TOOLS, "search,data")
-    async with open_app(load_settings({})) as app, Client(build_server(app, tools)) as client:
+    settings = load_settings({"files_dir": "."})
+    async with open_app(settings) as app, Client(build_server(app, tools)) as client:
         assert {tool.name for tool in (await client.list_tools()).tools} == {tool.name for tool in tools}
         result = await client.call_tool("drop_collection", {"collection_name": "docs"})
     assert result.is_error

@@ -1,5 +1,6 @@
 """One client per database, made when it is first needed, shared by all calls, replaced when its connection is lost."""
 
+import copy
 import gc
 import importlib
 import sys
@@ -15,6 +16,7 @@ import anyio.to_thread
 from mcp_server_milvus.errors import DeadlineExceeded, Error, LimitExceeded, Unavailable
 from mcp_server_milvus.milvus.embedded import EmbeddedEngine
 from mcp_server_milvus.milvus.names import require_name
+from mcp_server_milvus.reach import EVERYTHING, Reach
 from mcp_server_milvus.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ class _Connection:
 
 
 class ClientPool:
-    """The clients of one endpoint and identity.
+    """The clients of one endpoint and identity, as far as one caller reaches.
 
     Borrow one with `async with pool.client(db_name) as client:`. Every failure inside that block leaves it as one of
     our errors, and the block ends within the settings' `timeout` seconds, connecting included.
@@ -46,6 +48,13 @@ class ClientPool:
         self._connections: dict[str, _Connection] = {}
         self._connecting: dict[str, anyio.Lock] = {}
         self._last_writes: dict[str, dict[str, int]] = {}
+        self._reach = EVERYTHING
+
+    def seen_by(self, reach: Reach) -> Self:
+        """The same connections, for whoever reaches this much of what is behind them."""
+        seen = copy.copy(self)
+        seen._reach = reach  # noqa: SLF001  # its own
+        return seen
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,7 +106,7 @@ class ClientPool:
                     with anyio.fail_after(limit):
                         connection = await self._connected(db_name)
                     connection.borrowers += 1
-                    yield connection.client
+                    yield connection.client.seen_by(self._reach)
         except (Unavailable, DeadlineExceeded) as error:
             self._retire(db_name, connection)
             if self._engine and isinstance(error, Unavailable):

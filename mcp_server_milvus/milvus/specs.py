@@ -10,7 +10,7 @@ from mcp_server_milvus.milvus import schema as schemas
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType, FunctionType, MetricType
 
-ElementType = Annotated[DataType, Field(strict=False), WithJsonSchema({"type": "string"})]
+TypeName = Annotated[DataType, Field(strict=False), WithJsonSchema({"type": "string"})]
 Metric = Annotated[MetricType, Field(strict=False), WithJsonSchema({"type": "string"})]
 Level = Annotated[ConsistencyLevel, Field(strict=False), WithJsonSchema({"type": "string"})]
 """Enums whose values are not listed a second time in the schema that a model pays for."""
@@ -29,7 +29,7 @@ class StructFieldSpec(Spec):
     """One member of the structs of an ARRAY."""
 
     name: Name
-    type: ElementType
+    type: TypeName
     dim: int | None = None
     max_length: int | None = None
 
@@ -45,12 +45,12 @@ class FieldSpec(Spec):
     """One field of a collection."""
 
     name: Name
-    type: DataType = Field(strict=False)
+    type: TypeName = Field(description="INT64, VARCHAR, JSON, FLOAT_VECTOR, …")
     is_primary: bool = False
     auto_id: bool = False
     dim: int | None = None
     max_length: int | None = Field(None, ge=1, le=65_535)
-    element_type: ElementType | None = Field(None, description="Of ARRAY")
+    element_type: TypeName | None = Field(None, description="Of ARRAY")
     max_capacity: int | None = Field(None, ge=1, le=4_096)
     struct_fields: list[StructField] | None = Field(None, description="Of STRUCT: {name, type, dim or max_length}")
     nullable: bool = False

@@ -175,13 +175,13 @@ class CreateCollectionInput(Input):
     """Text: text_field. Quick: dimension. Full: fields."""
 
     collection_name: Name
-    text_field: Name | None = Field(None, description="Text form: for texts that are found by meaning and words")
+    text_field: Name | None = Field(None, description="Text form: texts to find by meaning and words")
     metadata: list[FieldArgument] = Field(default_factory=list[FieldArgument], description="Text form: more fields")
     embedder: str | None = None
-    dimension: int | None = Field(None, ge=1, le=32_768, description="Quick form: makes the fields id and vector")
+    dimension: int | None = Field(None, ge=1, le=32_768, description="Quick form: fields id and vector")
     metric_type: Metric | None = Field(None, description="Quick form; default COSINE")
     id_type: Literal["int", "string"] | None = Field(None, description="Quick and text form")
-    auto_id: bool | None = Field(None, description="Also; in text form true unless id_type is given")
+    auto_id: bool | None = Field(None, description="In text form true unless id_type is given")
     fields: list[FieldSpec] | None = None
     functions: list[FunctionArgument] = Field(
         default_factory=list[FunctionArgument],

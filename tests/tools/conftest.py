@@ -22,7 +22,8 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 async def agent(lite: str) -> AsyncIterator[Agent]:
-    async with agent_on(lite) as agent:
+    """It has every tool: without a files folder it would lack two."""
+    async with agent_on(lite, files_dir=str(Path(lite).parent)) as agent:
         yield agent
 
 
