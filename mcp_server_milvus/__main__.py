@@ -2,6 +2,16 @@
 
 import sys
 
-from mcp_server_milvus.cli import main
+from mcp_server_milvus.titles import without_secrets_in_title
 
-sys.exit(main())
+
+def main() -> int:
+    """Runs the command line, which is imported once no secret is in the title of this process."""
+    arguments = without_secrets_in_title()
+    from mcp_server_milvus.cli import main
+
+    return main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

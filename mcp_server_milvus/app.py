@@ -1,22 +1,27 @@
 """What a tool works with: settings, clients, schemas and embedders, opened once per process."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import aclosing, asynccontextmanager, closing
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from mcp_server_milvus.audit import AuditLog
 from mcp_server_milvus.embedding.binding import Binding, bindings_in, mapped
 from mcp_server_milvus.embedding.embedders import Embedders
 from mcp_server_milvus.errors import InvalidFilter, NotLoaded
 from mcp_server_milvus.limits import Gate
+from mcp_server_milvus.meter import Meter
 from mcp_server_milvus.milvus.cache import SchemaCache
 from mcp_server_milvus.milvus.filter_help import explained
+from mcp_server_milvus.milvus.identities import Identities
 from mcp_server_milvus.milvus.pool import ClientPool
 from mcp_server_milvus.milvus.properties import KeptProperties
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.milvus.waiting import ReportProgress, load_and_wait
 from mcp_server_milvus.policy import LOCAL, Caller, Policy
 from mcp_server_milvus.settings import Settings
+from mcp_server_milvus.signing import Signatures
+from mcp_server_milvus.vocabulary import MilvusIdentity
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.client import Client
@@ -39,22 +44,33 @@ class App:
     properties: KeptProperties
     gate: Gate
     policy: Policy
+    signatures: Signatures
+    audit: AuditLog
+    identities: Identities
     report_progress: ReportProgress = report_nothing
+    meter: Meter = field(default_factory=Meter)
 
     def seen_by(self, caller: Caller) -> "App":
         """The same for another caller."""
-        return self if caller == self.policy.caller else self._within(Policy(self.settings, caller))
+        return self if caller == self.policy.caller else self.within(Policy(self.settings, caller))
 
     def with_trash(self) -> "App":
         """The same, and the dropped collections among the others, by the names that they have in the trash."""
         reach = self.policy.reach.with_trash()
         return replace(self, clients=self.clients.seen_by(reach), schemas=self.schemas.seen_by(reach))
 
-    def _within(self, policy: Policy) -> "App":
+    def with_every_field(self) -> "App":
+        """The same, with the values of masked fields too: for entities that are kept, and shown to nobody."""
+        reach = self.policy.reach.with_every_field()
+        return replace(self, clients=self.clients.seen_by(reach), schemas=self.schemas.seen_by(reach))
+
+    def within(self, policy: Policy) -> "App":
+        """The same for whom this policy is."""
         reach = policy.reach
-        return replace(
-            self, policy=policy, clients=self.clients.seen_by(reach), schemas=self.schemas.seen_by(reach)
-        )
+        clients, schemas = self.clients, self.schemas
+        if self.settings.milvus_identity is MilvusIdentity.CALLER:
+            clients, schemas = self.identities.of(policy.caller.credentials)
+        return replace(self, policy=policy, clients=clients.seen_by(reach), schemas=schemas.seen_by(reach))
 
     def database(self, db_name: str | None) -> str:
         """The database of a call: the one it names, or the setting's."""
@@ -144,5 +160,19 @@ async def open_app(settings: Settings) -> AsyncGenerator[App]:
         properties = KeptProperties(settings.data_dir, settings.uri)
         schemas = SchemaCache(clients, properties, ttl=settings.schema_ttl)
         policy = Policy(settings, LOCAL)
-        everything = App(settings, clients, schemas, embedders, properties, Gate(settings), policy)
-        yield everything._within(policy)  # noqa: SLF001  # of this module
+        signatures = Signatures(settings.data_dir)
+        with closing(AuditLog(settings)) as audit:
+            async with aclosing(Identities(settings, properties)) as identities:
+                everything = App(
+                    settings,
+                    clients,
+                    schemas,
+                    embedders,
+                    properties,
+                    Gate(settings),
+                    policy,
+                    signatures,
+                    audit,
+                    identities,
+                )
+                yield everything.within(policy)

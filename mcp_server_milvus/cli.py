@@ -12,17 +12,20 @@ from typing import Any, NoReturn, cast
 import anyio
 
 from mcp_server_milvus import __version__
-from mcp_server_milvus.settings import FILE_ONLY, Settings, SettingsError, load_settings, nearest
+from mcp_server_milvus.redaction import MaskingFormatter, Secrets
+from mcp_server_milvus.settings import FILE_ONLY, Settings, SettingsError, is_switch, load_settings, nearest
+from mcp_server_milvus.titles import without_secrets_in_title
 from mcp_server_milvus.vocabulary import Transport
 
 OK, TOOL_ERROR, USAGE_ERROR = 0, 1, 2
-COMMANDS = ("serve", "call", "tools", "demo")
+COMMANDS = ("serve", "call", "tools", "token", "demo")
 
 EPILOG = """\
 commands:
   serve                 serve MCP clients (the default)
   call TOOL JSON|-      run one tool and print its result; - reads the arguments from standard input
   tools [--json]        list the tools; --json prints their contracts
+  token [NAME]          make a token for a client over http, and its entry for the file of --auth-tokens
   demo                  show the whole main job on a temporary database
 
 Every flag can also be set as MILVUS_MCP_<FLAG> (and MILVUS_URI, MILVUS_TOKEN, MILVUS_DB) in the environment or in .env,
@@ -32,7 +35,8 @@ or as a key of the TOML file of --config. A flag beats the environment, the envi
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit code: 0, 1 for an error of a tool or server, 2 for bad usage."""
     try:
-        return _run(vars(_parser().parse_intermixed_args(argv)))
+        arguments = without_secrets_in_title() if argv is None else argv
+        return _run(vars(_parser().parse_intermixed_args(arguments)))
     except SettingsError as error:
         print(f"mcp-server-milvus: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -41,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: dict[str, Any]) -> int:
     command, rest = options.pop("command"), options.pop("arguments")
     settings = load_settings(_flags(options), options.pop("config", None))
-    logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    stderr = logging.StreamHandler(sys.stderr)
+    stderr.setFormatter(MaskingFormatter("%(levelname)s %(name)s: %(message)s", Secrets.of(settings)))
+    logging.basicConfig(level=settings.log_level, handlers=[stderr])
     match command, rest:
         case "serve", []:
             return _serve(settings)
@@ -49,6 +55,8 @@ def _run(options: dict[str, Any]) -> int:
             return _call(settings, tool, sys.stdin.read() if arguments == "-" else arguments)
         case "tools", []:
             return _tools(settings, as_json=options["json"])
+        case "token", [] | [_]:
+            return _token(*rest)
         case "demo", []:
             return _demo(settings, legacy=options["legacy"])
         case _:
@@ -91,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
             continue
         flag = "--" + name.replace("_", "-")
         help_text = (field.description or "").replace("%", "%%")
-        if field.annotation is bool:
+        if name.startswith("no_"):  # argparse would take its flag for the denial of another
+            parser.add_argument(flag, action="store_true", help=help_text)
+        elif is_switch(name):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
         else:
             parser.add_argument(flag, metavar="VALUE", help=help_text)
@@ -141,6 +151,14 @@ def _tools(settings: Settings, *, as_json: bool) -> int:
     from mcp_server_milvus.tools import TOOLS
 
     print(json.dumps([contract(tool) for tool in TOOLS], indent=2) if as_json else table(settings))
+    return OK
+
+
+def _token(name: str = "NAME") -> int:
+    from mcp_server_milvus.auth.tokens import entry_for, new_token
+
+    token = new_token()
+    print(f"# For the client, and for nobody else: {token}\n{entry_for(name, token)}")
     return OK
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -11,12 +13,13 @@ from mcp.server.mcpserver import MCPServer
 from mcp_types import CallToolResult
 
 from mcp_server_milvus.app import App, open_app
+from mcp_server_milvus.content import compact
 from mcp_server_milvus.policy import Policy
-from mcp_server_milvus.server import annotations, build_server, call, compact, not_offered
-from mcp_server_milvus.settings import Settings
+from mcp_server_milvus.server import annotations, build_server, call, not_offered
+from mcp_server_milvus.settings import Settings, SettingsError
 from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.tools import TOOLS
-from mcp_server_milvus.vocabulary import Transport
+from mcp_server_milvus.vocabulary import MilvusIdentity, Transport
 
 TOOL_ERROR, USAGE_ERROR = 1, 2
 
@@ -25,29 +28,57 @@ async def serve(settings: Settings) -> None:
     """Serves clients until there is no more input, or a signal.
 
     Raises:
-        SettingsError: the toolsets name what there is not.
+        SettingsError: the toolsets name what there is not, or the settings of HTTP do not go together.
         OSError: the port cannot be listened on.
     """
-    tools = Policy(settings).offered(TOOLS)
+    over = _over_stdio if settings.transport is Transport.STDIO else _over_http
     try:
-        async with open_app(settings) as app, anyio.create_task_group() as tasks:
-            server = build_server(app, tools)
-            tasks.start_soon(_warm_up_after_first_answer, server, app)
-            await _serve_transport(server, settings)
-            tasks.cancel_scope.cancel()
-    except* OSError as failures:
-        raise failures.exceptions[0] from None  # the group is the task group's, and says nothing
+        async with open_app(settings) as app:
+            await over(app, Policy(settings).offered(TOOLS))
+    except* (OSError, SettingsError) as failures:
+        raise _first(failures) from None  # the groups are task groups', and say nothing
 
 
-async def _serve_transport(server: MCPServer[Any], settings: Settings) -> None:
-    if settings.transport is Transport.STDIO:
-        from mcp_server_milvus.transports.stdio import serve_stdio
+def _first(failures: BaseExceptionGroup[Exception]) -> Exception:
+    failure = failures.exceptions[0]
+    return _first(failure) if isinstance(failure, BaseExceptionGroup) else failure
 
+
+async def _over_stdio(app: App, tools: Sequence[Tool[Any, Any]]) -> None:
+    from mcp_server_milvus.transports.stdio import serve_stdio
+
+    if app.settings.milvus_identity is MilvusIdentity.CALLER:
+        raise SettingsError("milvus_identity caller: its accounts come in headers; set transport http")
+    server = build_server(app, tools)
+    async with _warming_up(server, app):
         await serve_stdio(server)
-    else:
-        from mcp_server_milvus.transports.http import serve_http
 
-        await serve_http(server, settings)
+
+async def _over_http(app: App, tools: Sequence[Tool[Any, Any]]) -> None:
+    from mcp_server_milvus.auth.verifier import auth_settings, open_verifier
+    from mcp_server_milvus.transports.health import Health, milvus_answers
+    from mcp_server_milvus.transports.http import Beside, serve_http, sessions_of
+    from mcp_server_milvus.transports.metrics import wanted_metrics
+
+    settings = app.settings
+    metrics = wanted_metrics(settings, [tool.name for tool in tools])
+    seen = replace(app, meter=metrics) if metrics else app
+    async with open_verifier(settings) as verifier:
+        asked = {"auth": auth_settings(settings), "token_verifier": verifier} if verifier else {}
+        server = build_server(seen, tools, **asked)
+        if metrics:
+            metrics.watch(app, sessions_of(server))
+        async with _warming_up(server, app):
+            health = Health(partial(milvus_answers, app))
+            await serve_http(server, settings, Beside(verifier, health, metrics))
+
+
+@contextlib.asynccontextmanager
+async def _warming_up(server: MCPServer[Any], app: App) -> AsyncGenerator[None]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_warm_up_after_first_answer, server, app)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 async def call_once(settings: Settings, name: str, arguments: dict[str, Any]) -> int:

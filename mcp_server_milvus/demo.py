@@ -20,6 +20,7 @@ import anyio
 from mcp.client import Client
 from mcp.client.sse import sse_client
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp_types import ElicitRequestFormParams, ElicitRequestParams, ElicitResult
 
 from mcp_server_milvus.errors import Error, Unavailable
 from mcp_server_milvus.settings import Settings
@@ -48,7 +49,7 @@ async def run_demo(settings: Settings, *, legacy: bool) -> int:
         with tempfile.TemporaryDirectory(prefix="mcp-server-milvus-demo-", ignore_cleanup_errors=True) as folder:
             async with (
                 _served(settings.transport, Path(folder) / "data") as transport,
-                Client(transport, mode="legacy" if legacy else "auto") as client,
+                Client(transport, mode="legacy" if legacy else "auto", elicitation_callback=_agreeing) as client,
             ):
                 await _show(_Shown(client), list(_documents()))
         print("\nEvery step returned what it should.")
@@ -56,6 +57,16 @@ async def run_demo(settings: Settings, *, legacy: bool) -> int:
         print(f"\nfailed: {failures.exceptions[0]}", file=sys.stderr)
         exit_code = 1
     return exit_code
+
+
+async def _agreeing(context: Any, params: ElicitRequestParams) -> ElicitResult:
+    """What a user answers who is asked whether to go on, and agrees."""
+    del context
+    if not isinstance(params, ElicitRequestFormParams):
+        return ElicitResult(action="decline")
+    for line in params.message.splitlines():
+        print(f"  ? {_short_text(line)}")
+    return ElicitResult(action="accept", content={"confirm": True})
 
 
 async def _show(agent: "_Shown", documents: list[dict[str, Any]]) -> None:
@@ -228,5 +239,8 @@ def _lines(structured: dict[str, Any]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    return _short_text(json.dumps(value, ensure_ascii=False))
+
+
+def _short_text(text: str) -> str:
     return text if len(text) <= WIDTH else f"{text[:WIDTH]}…"

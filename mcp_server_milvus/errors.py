@@ -30,6 +30,9 @@ never carry a token, a password or a stack trace.
 
 from typing import Any, ClassVar
 
+LONGEST_TOLD = 4_000
+"""Characters of a message, and of a hint: both repeat what others wrote, of any length."""
+
 
 class Error(Exception):
     """A failure with a message for the caller. Raised only through its subclasses."""
@@ -47,10 +50,14 @@ class Error(Exception):
         """`{"code", "message", "hint", "retriable", …}`, JSON-safe: what goes out as structured content."""
         return {
             "code": self.code,
-            "message": self.message,
-            "hint": self.hint,
+            "message": _cut(self.message),
+            "hint": _cut(self.hint),
             "retriable": self.retriable,
         } | self.details
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_TOLD else f"{text[:LONGEST_TOLD]}…"
 
 
 class InvalidArgument(Error):

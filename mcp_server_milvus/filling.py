@@ -18,6 +18,7 @@ from mcp_server_milvus.embedding.embedder import SAME_TEXT, ModelEmbedder, Vecto
 from mcp_server_milvus.embedding.embedders import HOW_TO_HAVE_ONE
 from mcp_server_milvus.errors import Conflict, EmbedderFailed, InvalidArgument, LimitExceeded, NotSupported, StaleSchema
 from mcp_server_milvus.milvus.entities import Entity, FromText, checked_entities, packed_vector, text_to_embed
+from mcp_server_milvus.milvus.filters import equalities
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.milvus.waiting import ReportProgress
 from mcp_server_milvus.pieces import Given, text_fields
@@ -77,6 +78,7 @@ class Filling:
 
         def check() -> list[Entity]:
             entities, numbers = given.for_schema(schema, bindings)
+            entities = _owned(self._app.policy.reach.mandatory_filter, entities)
             _require_few(schema, bindings, len(entities))
             from_text = FromText(_sources(bindings), or_blank=_any_text(schema, bindings, entities))
             try:
@@ -284,6 +286,12 @@ def _given(fitted: "Fitted", schema: CollectionSchema, binding: Binding) -> dict
     return {text: list(given[text]) for text in shortest(given)}
 
 
+def _owned(mandatory_filter: str, entities: Sequence[Entity]) -> Sequence[Entity]:
+    """The entities with what their writer's filter asks of each, where they leave it out. What they say they keep."""
+    asked = equalities(mandatory_filter) if mandatory_filter else None
+    return [asked | entity for entity in entities] if asked else entities
+
+
 def _require_few(schema: CollectionSchema, bindings: Iterable[str], count: int) -> None:
     """Raises LimitExceeded if the vectors of so many entities would take too much memory."""
     most = MOST_NUMBERS // max(1, sum(schema.by_name[name].dim or 0 for name in bindings))
@@ -327,7 +335,7 @@ def _sources(bindings: Mapping[str, Binding]) -> dict[str, str]:
 
 
 def _has_too_long(schema: CollectionSchema, names: Iterable[str], entities: Iterable[Entity]) -> bool:
-    sizes = [(name, schema.by_name[name].max_length) for name in names]
+    sizes = [(name, schema.by_name[name].max_length) for name in names if name in schema.by_name]
     return any(
         most and isinstance(text := entity.get(name), str) and len(text.encode(errors="replace")) > most
         for entity in entities

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 TRASH_PREFIX = "_dropped_"
 """What dropped collections are named until they are restored or purged. Nobody reaches them by such a name."""
@@ -38,10 +39,15 @@ class Reach:
     masked_fields: Globs = ()
     in_trash: bool = field(default=False, repr=False)
 
-    @property
+    @cached_property
     def is_restricted(self) -> bool:
         """Whether there is anything in the database that it does not reach."""
-        return any(filter(None, (*self.databases, *self.collections))) or bool(self.mandatory_filter)
+        return any(self.databases) or self.picks_collections or bool(self.mandatory_filter)
+
+    @cached_property
+    def picks_collections(self) -> bool:
+        """Whether it reaches only some collections of a database."""
+        return any(self.collections)
 
     def sees_database(self, db_name: str) -> bool:
         """Whether there is a database of this name for the caller."""
@@ -62,10 +68,19 @@ class Reach:
         """The same, dropped collections among it."""
         return replace(self, in_trash=True)
 
+    def with_every_field(self) -> "Reach":
+        """The same, with the values of fields that are never shown: for what is kept, and shown to nobody."""
+        return replace(self, masked_fields=())
+
 
 EVERYTHING = Reach(in_trash=True)
 """All that there is, for this server's own work."""
 
 
+def unmatched(lists: Iterable[Globs], name: str) -> Globs:
+    """The first patterns of which the name matches none; nothing if it is in each of the lists."""
+    return next((globs for globs in lists if globs and not any(fnmatchcase(name, glob) for glob in globs)), ())
+
+
 def _in_all(lists: Iterable[Globs], name: str) -> bool:
-    return all(not patterns or any(fnmatchcase(name, glob) for glob in patterns) for patterns in lists)
+    return not unmatched(lists, name)

@@ -1,6 +1,6 @@
 """Our tools as the SDK's: a call becomes a structured result or a structured error. The one broad `except` is here."""
 
-import json
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,6 +9,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, cast
 
+import anyio
 import anyio.to_thread
 from mcp.server.caching import CacheHint
 from mcp.server.mcpserver import Context, MCPServer
@@ -18,20 +19,24 @@ from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnno
 from mcp_types import Tool as ListedTool
 from pydantic import PrivateAttr
 
-from mcp_server_milvus import __version__
+from mcp_server_milvus import __version__, audit
 from mcp_server_milvus.app import App
 from mcp_server_milvus.callers import current_caller
-from mcp_server_milvus.confirming import confirmed
-from mcp_server_milvus.content import told
-from mcp_server_milvus.errors import Denied, Error, Internal, InvalidArgument, LimitExceeded
-from mcp_server_milvus.milvus.results import json_size
+from mcp_server_milvus.confirming import confirmed, state_security
+from mcp_server_milvus.content import Told, told_error, told_result
+from mcp_server_milvus.errors import DeadlineExceeded, Denied, Error, Internal, InvalidArgument, LimitExceeded
+from mcp_server_milvus.limits import lowered, within_limits
 from mcp_server_milvus.policy import Policy
-from mcp_server_milvus.settings import nearest
-from mcp_server_milvus.tool import CONFIRM, Tool
+from mcp_server_milvus.redaction import Secrets
+from mcp_server_milvus.settings import Settings, nearest
+from mcp_server_milvus.tool import CONFIRM, Input, Tool
 from mcp_server_milvus.vocabulary import Effect
 
 LIST_TTL_MS = 60_000
 OVERRUN = 2
+LONGEST_NAME = 80
+"""Characters of the name of a tool that there is not, in logs."""
+
 LOGGER = logging.getLogger("mcp_server_milvus")
 
 INSTRUCTIONS = """\
@@ -59,10 +64,11 @@ def build_server(app: App, tools: Iterable[Tool[Any, Any]], **options: Any) -> M
         tools=[*offered],
         cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL_MS, scope="private" if authenticated else "public")},
         log_level=cast("Any", app.settings.log_level),
+        request_state_security=state_security(),
         **options,
     )
     server.known = {tool.name: tool for tool in offered}
-    server.seen_now = lambda: app.seen_by(current_caller(authenticated=authenticated)).policy
+    server.seen_now = lambda: app.seen_by(current_caller(authenticated=authenticated))
     return server
 
 
@@ -83,57 +89,117 @@ async def call(
 
     It is a question for the user where the client can ask one in between.
     """
-    started = time.perf_counter()
+    this = _audited(tool.name, tool.effect, app, arguments, context)
+    app.meter.begun()
+    outcome = None
+    try:
+        outcome = result = await _result(tool, app, this, context)
+    finally:
+        is_written = await _end(app, this, outcome)
+    if is_written or tool.effect is not Effect.READ:
+        return result
+    return failed(told_error(Internal("the audit log cannot be written").as_dict(), this.secrets, quotes=False))
+
+
+async def _result(
+    tool: Tool[Any, Any], app: App, this: audit.Call, context: Context[Any, Any] | None
+) -> CallToolResult | InputRequiredResult:
+    may_quote = False
     try:
         async with app.gate.entered(app.policy.caller.name):
-            given = dict(arguments)
+            given = dict(this.arguments)
             token = given.pop(CONFIRM, None) if tool.is_confirmed else None
-            args = tool.parse(given)
+            settings = lowered(app.settings, (context and context.request_context.meta) or {})
+            args = within_limits(tool, tool.parse(given), settings)
+            may_quote = True
             question = await confirmed(tool, app, args, token, context)
             if question:
                 return question
-            result = succeeded(told(_bounded(tool, app, await tool.run(app, args)), tool.effect))
+            if tool.effect is not Effect.READ:
+                await app.audit.begin(this)
+            seconds = settings.timeout if settings.timeout < app.settings.timeout else None
+            structured = await _in_time(tool, replace(app, settings=settings), args, seconds)
+            told = told_result(structured, this.secrets, is_content=tool.tells_content)
+            return succeeded(_bounded(tool, settings, told))
     except Error as error:
-        result = failed(error)
+        return failed(told_error(error.as_dict(), this.secrets, quotes=may_quote))
     except Exception:
-        LOGGER.exception("%s failed", tool.name)
-        result = failed(Internal(f"{tool.name}: a fault of this server", hint="its log has the details; report it"))
-    outcome = cast("dict[str, Any]", result.structured_content).get("code", "ok") if result.is_error else "ok"
-    LOGGER.info("%s %s %.0f ms", tool.name, outcome, 1000 * (time.perf_counter() - started))
-    return result
+        LOGGER.exception("%s failed", tool.name, extra={"secrets": this.secrets})
+        fault = Internal(f"{tool.name}: a fault of this server", hint="its log has the details; report it")
+        return failed(told_error(fault.as_dict(), this.secrets, quotes=False))
 
 
-def _bounded(tool: Tool[Any, Any], app: App, structured: dict[str, Any]) -> dict[str, Any]:
+async def _in_time(tool: Tool[Any, Any], app: App, args: Input, seconds: float | None) -> dict[str, Any]:
+    """The result of the tool, which has this many seconds; the App's clients have deadlines of their own.
+
+    Raises:
+        DeadlineExceeded: the time was up.
+    """
+    with anyio.move_on_after(seconds):
+        return await tool.run(app, args)
+    raise DeadlineExceeded(
+        f"{tool.name}: not done in the {seconds:g} s that its _meta allows",
+        hint="if this was a write, look before repeating it",
+    )
+
+
+def _bounded(tool: Tool[Any, Any], settings: Settings, told: Told) -> Told:
     """The result itself. Tools hold the bound themselves, but for lists that are short everywhere but in odd places.
 
     Raises:
         LimitExceeded: it is far too large. What has changed something is told in any size.
     """
-    size, most = json_size(structured), OVERRUN * app.settings.max_result_bytes
-    if tool.effect is Effect.READ and size > most:
+    most = OVERRUN * settings.max_result_bytes
+    if tool.effect is Effect.READ and told.size > most:
         raise LimitExceeded(
-            f"{tool.name}: a result of {size} bytes, where {most} are possible",
+            f"{tool.name}: a result of {told.size} bytes, where {most} are possible",
             hint="ask about less, or start the server with a larger --max-result-bytes",
         )
-    return structured
+    return told
 
 
-def succeeded(structured: dict[str, Any]) -> CallToolResult:
+def succeeded(told: Told) -> CallToolResult:
     """A result, complete as text and as structure, since clients show the model only one of them."""
-    return CallToolResult(content=[TextContent(type="text", text=compact(structured))], structured_content=structured)
+    return CallToolResult(content=[TextContent(type="text", text=told.text)], structured_content=told.structured)
 
 
-def failed(error: Error) -> CallToolResult:
+def failed(told: Told) -> CallToolResult:
     """An error, in the same two forms."""
-    structured = error.as_dict()
-    return CallToolResult(
-        is_error=True, content=[TextContent(type="text", text=compact(structured))], structured_content=structured
+    return succeeded(told).model_copy(update={"is_error": True})
+
+
+def _audited(
+    name: str, effect: str, app: App, arguments: dict[str, Any], context: Context[Any, Any] | None
+) -> audit.Call:
+    """What the audit log is told of a call. A session's id opens it, so only its digest is told."""
+    session = ((context and context.headers) or {}).get("mcp-session-id", "")
+    caller = app.policy.caller
+    return audit.Call(
+        caller=caller.name,
+        transport=app.settings.transport if context else "command line",
+        session=hashlib.sha256(session.encode()).hexdigest()[:12] if session else "",
+        tool=name,
+        effect=effect,
+        db_name=app.settings.db_name,
+        arguments=arguments,
+        secrets=Secrets.of(app.settings, caller.credentials),
     )
 
 
-def compact(value: Any) -> str:
-    """The value as JSON without a byte too many."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+async def _end(app: App, this: audit.Call, result: CallToolResult | InputRequiredResult | None) -> bool:
+    """Logs how the call ended; False when the audit log cannot be written."""
+    structured: dict[str, Any] = {}
+    outcome = "cancelled" if result is None else "asked"
+    if isinstance(result, CallToolResult):
+        structured = cast("dict[str, Any]", result.structured_content)
+        outcome = structured["code"] if result.is_error else "ok"
+    name = this.tool if this.tool.isidentifier() else ascii(this.tool)  # of a tool that there is not, it is anything
+    LOGGER.info("%s %s %.0f ms", name, outcome, 1000 * (time.perf_counter() - this.started))
+    app.meter.ended(this.tool, outcome, time.perf_counter() - this.started)
+    is_written = await app.audit.end(this, outcome, structured)
+    if not is_written:
+        LOGGER.error("the audit log cannot be written: %s", app.settings.audit)
+    return is_written
 
 
 def not_offered(name: str, policy: Policy, tools: Sequence[Tool[Any, Any]]) -> Error:
@@ -155,12 +221,12 @@ class _MilvusServer(MCPServer[None]):
     """
 
     known: Mapping[str, "_SdkTool"] = MappingProxyType({})
-    seen_now: Callable[[], Policy]
+    seen_now: Callable[[], App]
 
     @property
     def offered(self) -> list[str]:
         """The names of the tools that there are for the caller of this moment."""
-        policy = self.seen_now()
+        policy = self.seen_now().policy
         return [name for name, tool in self.known.items() if policy.permits(tool.wrapped)]
 
     async def list_tools(self) -> list[ListedTool]:
@@ -171,9 +237,16 @@ class _MilvusServer(MCPServer[None]):
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        if name not in self.offered:
-            return failed(not_offered(name, self.seen_now(), [tool.wrapped for tool in self.known.values()]))
-        return await super().call_tool(name, arguments, context)
+        if name in self.offered:
+            return await super().call_tool(name, arguments, context)
+        app = self.seen_now()
+        error = not_offered(name, app.policy, [tool.wrapped for tool in self.known.values()])
+        effect = self.known[name].wrapped.effect if name in self.known else ""
+        this = _audited(name[:LONGEST_NAME], effect, app, arguments, context)
+        app.meter.begun()
+        result = failed(told_error(error.as_dict(), this.secrets, quotes=False))
+        await _end(app, this, result)
+        return result
 
 
 class _SdkTool(SdkTool):

@@ -1,6 +1,7 @@
 """The settings of one server: flags over environment over `.env` over a TOML file over defaults, frozen once read."""
 
 import difflib
+import ipaddress
 import os
 import re
 import sys
@@ -33,6 +34,9 @@ LOCAL_MODEL = "BAAI/bge-small-en-v1.5"
 MODEL_NAME = re.compile(r"[\w@/.][\w@/.:+-]{0,255}")
 """It is kept beside collections, where any client can write: nothing that a shell, or an agent that reads a message,
 could take for more than a name."""
+
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:(\*|[0-9]{1,5}))?")
+"""As in a Host header."""
 
 LONGEST_PREFIX = 1_000
 """Characters that may be put before a text."""
@@ -103,6 +107,49 @@ def _checked_base_url(url: str) -> str:
     return url.rstrip("/").removesuffix("/embeddings")
 
 
+def _checked_public_url(url: str) -> str:
+    parts = _address(url)
+    if url and (parts is None or "@" in parts.netloc or parts.query or parts.fragment):
+        raise ValueError("must be http(s)://HOST[:PORT]/PATH, without credentials")
+    return url
+
+
+def _checked_trusted_url(url: str) -> str:
+    """It decides who may come in: nobody in between may answer in its stead."""
+    parts = _address(_checked_public_url(url))
+    if parts and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError("must begin with https://")
+    return url
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nothing but this machine reaches the host, as far as its name tells."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The parts of a setting that is a list with commas."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
+
+
+def _checked_hosts(hosts: str) -> str:
+    for host in words(hosts):
+        if not HOST.fullmatch(host):
+            raise ValueError(f"{host!r} is not HOST, HOST:PORT or HOST:*")
+    return hosts
+
+
+def _checked_origins(origins: str) -> str:
+    for origin in words(origins):
+        scheme, _, host = origin.partition("://")
+        if scheme not in {"http", "https"} or not HOST.fullmatch(host):
+            raise ValueError(f"{origin!r} is not http(s)://HOST, with :PORT or :* if it has one")
+    return origins
+
+
 def _checked_key(key: SecretStr) -> SecretStr:
     """The key without the line end of the file that it comes from: it becomes a header."""
     secret = key.get_secret_value().strip()
@@ -113,6 +160,7 @@ def _checked_key(key: SecretStr) -> SecretStr:
 
 BaseUrl = Annotated[str, AfterValidator(_checked_base_url)]
 ApiKey = Annotated[SecretStr, AfterValidator(_checked_key)]
+TrustedUrl = Annotated[str, AfterValidator(_checked_trusted_url)]
 
 
 class MappedField(NamedTuple):
@@ -227,16 +275,22 @@ class Settings(BaseSettings):
     max_entities_out: int = Field(16_384, ge=1, description="Entities or hits that one call may return")
     max_offset: int = Field(16_384, ge=0, description="Offset that one search may have")
     auth_tokens: Path | None = Field(None, description="TOML file of the tokens that may be used over http")
-    auth_issuer: str = Field("", description="URL of the OAuth issuer whose JWTs are accepted over http")
+    auth_issuer: TrustedUrl = Field("", description="URL of the OAuth issuer whose JWTs are accepted over http")
     auth_audience: str = Field("", description="Audience that those have; empty: the URL of this server")
-    auth_jwks: str = Field("", description="URL of the issuer's keys; empty: as its metadata says")
-    public_url: str = Field("", description="URL by which clients reach /mcp, where it is not HOST:PORT")
+    auth_jwks: TrustedUrl = Field("", description="URL of the issuer's keys; empty: as its metadata says")
+    public_url: Annotated[str, AfterValidator(_checked_public_url)] = Field(
+        "", description="URL by which clients reach /mcp, where it is not HOST:PORT"
+    )
     milvus_identity: MilvusIdentity = Field(
         MilvusIdentity.SERVICE,
         description="Milvus account of calls over http: service (of the settings) or caller (header X-Milvus-Token)",
     )
-    allowed_hosts: str = Field("", description="More Host headers to accept, separated by commas; HOST:* for any port")
-    allowed_origins: str = Field("", description="More Origin headers to accept, separated by commas")
+    allowed_hosts: Annotated[str, AfterValidator(_checked_hosts)] = Field(
+        "", description="More Host headers to accept, separated by commas; HOST:* for any port"
+    )
+    allowed_origins: Annotated[str, AfterValidator(_checked_origins)] = Field(
+        "", description="More Origin headers to accept, separated by commas"
+    )
     cors: bool = Field(default=False, description="Answer CORS preflights of the allowed origins")
     max_body_megabytes: int = Field(64, ge=1, description="Megabytes that one HTTP request may have")
     max_sessions: int = Field(10_000, ge=1, description="HTTP sessions at one time")
@@ -349,6 +403,12 @@ class Settings(BaseSettings):
         """Only what `load_settings` merged: nothing is read behind its back."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
+
+
+def is_switch(name: str) -> bool:
+    """Whether the flag of a setting stands for itself, without a value."""
+    annotation: Any = Settings.model_fields[name].annotation
+    return annotation in (bool, bool | None)
 
 
 def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Settings:

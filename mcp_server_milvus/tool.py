@@ -86,6 +86,9 @@ OTHER_NAMES = {
 CONFIRM = "confirm"
 """Argument of every tool that destroys: the token of the call that told what would be lost."""
 
+NOTE = "note"
+"""Field of a result beside those of its model: what its reader is told of stored text. No model has one of its own."""
+
 In = TypeVar("In", bound=Input)
 Out = TypeVar("Out", bound=Output)
 
@@ -131,6 +134,11 @@ class Tool(Generic[In, Out]):
         """Whether some of its calls have to be confirmed."""
         return self.loses is not None or self.effect is Effect.DELETE
 
+    @property
+    def tells_content(self) -> bool:
+        """Whether its results may hold what is stored, or what is in a file."""
+        return self.effect is Effect.READ or self.uses_files
+
     @cached_property
     def input_schema(self) -> dict[str, Any]:
         """The JSON schema of the arguments, in the portable subset that every client understands."""
@@ -142,7 +150,10 @@ class Tool(Generic[In, Out]):
     @cached_property
     def output_schema(self) -> dict[str, Any]:
         """The JSON schema of the structured result."""
-        return portable_schema(self.output_model, mode="serialization")
+        schema: dict[str, Any] = portable_schema(self.output_model, mode="serialization")
+        if self.tells_content:
+            schema["properties"][NOTE] = {"type": "string"}
+        return schema
 
     def parse(self, arguments: Mapping[str, Any]) -> In:
         """The arguments as the tool's input model. A null for an argument that may be left out leaves it out.

@@ -16,8 +16,10 @@ from mcp_types import CallToolResult, TextContent
 from pymilvus import MilvusClient
 
 from mcp_server_milvus.app import open_app
+from mcp_server_milvus.content import STORED
 from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import Settings
+from mcp_server_milvus.tool import NOTE
 from mcp_server_milvus.tools import TOOLS
 
 UNATTENDED: dict[str, Any] = {"confirm": "never", "undo": False}
@@ -32,7 +34,7 @@ class Agent:
         """The result of a call that succeeds."""
         result = await self.client.call_tool(tool, arguments)
         assert not result.is_error, result.structured_content
-        return structured(result)
+        return without_note(structured(result))
 
     async def fails(self, tool: str, /, **arguments: Any) -> dict[str, Any]:
         """The error of a call that does not: `{code, message, hint, retriable}`."""
@@ -58,6 +60,11 @@ def structured(result: CallToolResult) -> dict[str, Any]:
     assert json.loads(text.text) == result.structured_content
     assert result.structured_content is not None
     return result.structured_content
+
+
+def without_note(result: dict[str, Any]) -> dict[str, Any]:
+    """What the tool itself says. What its readers are told of stored text is the same everywhere."""
+    return {name: value for name, value in result.items() if (name, value) != (NOTE, STORED)}
 
 
 def names(described: list[dict[str, Any]]) -> list[str]:

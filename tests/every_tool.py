@@ -116,6 +116,9 @@ STEPS = (
     Step("drop_privilege_group", {"group_name": "every_readers"}),
     Step("truncate_collection", EVERY),
     Step("drop_collection", EVERY),
+    Step("list_dropped"),
+    Step("restore_collection", lambda results: {"id": results["drop_collection"]["kept_as"]}),
+    Step("purge_dropped", {"id": "all"}),
 )
 
 

@@ -11,9 +11,10 @@ import pytest
 from mcp.client import Client
 
 from mcp_server_milvus.app import open_app
+from mcp_server_milvus.content import compact
 from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.policy import Policy, offered
-from mcp_server_milvus.server import build_server, compact
+from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import load_settings
 from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.tools import TOOLS
@@ -36,7 +37,7 @@ HINTS: dict[Effect, dict[str, bool]] = {
 READING = re.compile(
     r"(list|describe)_|search|hybrid_search|query|get|count|aggregate|run_analyzer|.*_(info|stats|state)"
 )
-DELETING = re.compile(r"(drop|truncate)_|delete|alter_collection")
+DELETING = re.compile(r"(drop|truncate|purge)_|delete|alter_collection")
 CREATING = re.compile(r"(create|load|build|refresh|restore)_|insert|flush")
 """The effect that a name promises: alter_collection can drop a field."""
 

@@ -19,6 +19,7 @@ def test_every_tool_has_a_step() -> None:
 
 async def test_every_tool_works_or_is_refused_in_words(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     settings = ["--toolsets", "all", "--data-dir", str(tmp_path / "data"), "--files-dir", str(tmp_path)]
+    settings += ["--confirm", "never"]
     command = StdioServerParameters(command=sys.executable, args=["-m", "mcp_server_milvus", *settings])
     async with Client(command) as client:
         require_recorded(pytestconfig, "Milvus Lite 3.2.2", await outcomes(client))

@@ -28,25 +28,33 @@ LAYERS = {
     "settings": {"vocabulary"},
     "reach": set[str](),
     "policy": {"reach", "settings", "vocabulary"},
-    "limits": {"settings"},
+    "limits": {"errors", "policy", "settings", "vocabulary"},
+    "redaction": {"settings", "text"},
+    "audit": {"errors", "milvus", "redaction", "settings"},
+    "meter": set[str](),
     "text": {"text"},
-    "milvus": {"errors", "milvus", "settings", "vocabulary"},
+    "milvus": {"errors", "milvus", "reach", "settings", "vocabulary"},
     "embedding": {"embedding", "errors", "settings", "vocabulary"},
-    "app": {"embedding", "errors", "limits", "milvus", "policy", "settings"},
+    "app": {
+        *("audit", "embedding", "errors", "limits", "meter", "milvus", "policy", "settings", "signing", "vocabulary"),
+    },
     "pieces": {"embedding", "errors", "milvus", "text", "vocabulary"},
     "filling": {"app", "embedding", "errors", "milvus", "pieces", "vocabulary"},
     "planning": {"embedding", "errors", "milvus", "text", "vocabulary"},
     "rebinding": {"app", "embedding", "errors", "milvus", "vocabulary"},
+    "signing": {"errors"},
+    "losses": {"app", "errors", "milvus", "text", "tool", "undo", "vocabulary"},
+    "undo": {"app", "errors", "milvus", "reach", "vocabulary"},
     "tool": {"app", "errors", "vocabulary"},
     "tools": {
-        *("app", "embedding", "errors", "filling", "milvus", "pieces", "planning", "rebinding", "settings", "text"),
-        *("tool", "vocabulary"),
+        *("app", "embedding", "errors", "filling", "losses", "milvus", "pieces", "planning", "rebinding", "settings"),
+        *("text", "tool", "undo", "vocabulary"),
     },
 }
 """The parts of the package that know no MCP, and what each may import of the others."""
 
-READERS_OF_THE_ENVIRONMENT = {"cli", "settings", "milvus.engine", "milvus.embedded"}
-"""The last two are the engine's own `main`, and what the engine inherits."""
+READERS_OF_THE_ENVIRONMENT = {"cli", "settings", "titles", "milvus.engine", "milvus.embedded"}
+"""`titles` takes the secrets out of the arguments; the last two are the engine's own `main`, and what it inherits."""
 
 MADE_TO_CHANGE = {
     *("Condition", "ContextVar", "Counter", "Event", "Lock", "OrderedDict", "Queue", "RLock", "Semaphore"),
@@ -173,7 +181,7 @@ def test_only_the_embedders_import_what_embeds_and_only_when_they_are_used() -> 
     assert {name for name, others in found.items() if others} == {"embedding.local"}
     assert {m.name for m in modules() if of_others(m.imports_when_imported()) & EMBEDDING} == set()
     at_once = {m.name for m in modules() if "httpx2" in of_others(m.imports_when_imported())}
-    assert at_once == {"embedding.openai"}
+    assert at_once == {"auth.oauth", "embedding.openai"}
     assert {m.name for m in modules() if of_the_package(m.imports_when_imported()) & at_once} == set()
 
 

@@ -1,14 +1,17 @@
 """Which tools the operator's choice makes visible and callable."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from mcp.client import Client
 
 from mcp_server_milvus.app import open_app
-from mcp_server_milvus.policy import offered
+from mcp_server_milvus.policy import LOCAL, Caller, offered
 from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import SettingsError, load_settings
 from mcp_server_milvus.tools import TOOLS
-from mcp_server_milvus.vocabulary import Toolset
+from mcp_server_milvus.vocabulary import Effect, Scope, Toolset
 
 pytestmark = pytest.mark.anyio
 
@@ -17,6 +20,11 @@ NAMES = [tool.name for tool in TOOLS]
 
 def names_of(*toolsets: Toolset) -> list[str]:
     return [tool.name for tool in TOOLS if tool.toolset in toolsets]
+
+
+def of_nobodys_account(names: list[str]) -> list[str]:
+    """Those that are not about the accounts of Milvus."""
+    return [name for name in names if name not in names_of(Toolset.ACCESS)]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +57,53 @@ def test_a_name_that_does_not_exist_is_refused(choice: str, said: str) -> None:
     with pytest.raises(SettingsError) as refused:
         offered(TOOLS, choice)
     assert said in str(refused.value)
+
+
+READ_TOOLS = [tool.name for tool in TOOLS if tool.effect is Effect.READ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "caller", "names"),
+    [
+        ({"read_only": True}, LOCAL, READ_TOOLS),
+        ({"no_drop": True}, LOCAL, [tool.name for tool in TOOLS if tool.effect is not Effect.DELETE]),
+        ({}, Caller("r", scopes=frozenset({Scope.READ})), of_nobodys_account(READ_TOOLS)),
+        ({}, Caller("n", scopes=frozenset()), []),
+        ({"read_only": True}, Caller("a", scopes=frozenset({Scope.ADMIN})), READ_TOOLS),
+        (
+            {"collections": "docs*"},
+            LOCAL,
+            of_nobodys_account(NAMES),
+        ),
+        (
+            {},
+            Caller("w", scopes=frozenset({Scope.READ, Scope.WRITE})),
+            of_nobodys_account(
+                [
+                    *READ_TOOLS,
+                    *names_of(Toolset.DATA),
+                    *(
+                        tool.name
+                        for tool in TOOLS
+                        if tool.toolset is Toolset.SCHEMA and tool.effect in {Effect.CREATE, Effect.MODIFY}
+                    ),
+                ]
+            ),
+        ),
+    ],
+)
+async def test_what_a_caller_may_not_do_is_neither_listed_nor_callable(
+    settings: dict[str, Any], caller: Caller, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_server_milvus.server.current_caller", lambda **_: caller)
+    chosen = load_settings({"files_dir": str(tmp_path), "data_dir": str(tmp_path)} | settings)
+    async with open_app(chosen) as app, Client(build_server(app, TOOLS)) as client:
+        assert {tool.name for tool in (await client.list_tools()).tools} == set(names)
+        for name in set(NAMES) - set(names):
+            result = await client.call_tool(name, {})
+            assert result.is_error
+            assert result.structured_content is not None
+            assert f"there is no tool '{name}'" in result.structured_content["message"]
 
 
 async def test_what_is_not_offered_is_neither_listed_nor_callable() -> None:

@@ -13,6 +13,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSI
 
 from mcp_server_milvus import __version__
 from mcp_server_milvus.app import App, open_app
+from mcp_server_milvus.content import QUOTING, STORED
 from mcp_server_milvus.errors import NotFound, Unavailable
 from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import Settings
@@ -119,8 +120,8 @@ async def test_the_server_says_what_it_is_and_how_it_is_used(client: Client) -> 
 async def test_a_result_is_complete_as_text_and_as_structure(client: Client) -> None:
     result = await client.call_tool("echo", {"text": "Größe: 5", "number": 7})
     assert not result.is_error
-    assert text_of(result) == '{"text":"Größe: 5","numbers":[7,7]}'
-    assert result.structured_content == {"text": "Größe: 5", "numbers": [7, 7]}
+    assert text_of(result) == f'{{"note":"{STORED}","text":"Größe: 5","numbers":[7,7]}}'
+    assert result.structured_content == {"note": STORED, "text": "Größe: 5", "numbers": [7, 7]}
 
 
 async def test_a_result_that_is_far_too_large_is_refused_in_words(app: App) -> None:
@@ -141,6 +142,7 @@ async def test_a_result_that_is_far_too_large_is_refused_in_words(app: App) -> N
 async def test_an_error_is_complete_as_text_and_as_structure(client: Client) -> None:
     error = error_of(await client.call_tool("refuse", {}))
     assert error == {
+        "note": QUOTING,
         "code": "not_found",
         "message": "there is no collection ",
         "hint": "list_collections shows them",

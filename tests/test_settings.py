@@ -9,7 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from mcp_server_milvus.cli import _flags, _parser
 from mcp_server_milvus.settings import FILE_ONLY, Settings, SettingsError, default_data_dir, load_settings
-from mcp_server_milvus.vocabulary import Transport
+from mcp_server_milvus.vocabulary import Confirm, MilvusIdentity, Transport
 
 SECRET = "s3cr3t-Pa55"
 
@@ -23,6 +23,40 @@ GIVEN: dict[str, tuple[Any, Any]] = {
     "toolsets": ("data,+search", "data,+search"),
     "files_dir": (".", "."),
     "max_scan": (7, 7),
+    "read_only": (True, True),
+    "no_drop": (True, True),
+    "databases": ("prod, team_*", "prod, team_*"),
+    "collections": ("docs_*", "docs_*"),
+    "mask_fields": ("ssn, users.mail_*", "ssn, users.mail_*"),
+    "confirm": ("token", Confirm.TOKEN),
+    "confirm_seconds": (60, 60.0),
+    "confirm_upserts": (7, 7),
+    "undo": (True, True),
+    "undo_hours": (0.5, 0.5),
+    "undo_megabytes": (7, 7),
+    "audit": ("audit.jsonl", "audit.jsonl"),
+    "audit_arguments": (True, True),
+    "max_calls": (7, 7),
+    "max_calls_per_minute": (7, 7),
+    "max_entities_in": (7, 7),
+    "max_entities_out": (7, 7),
+    "max_offset": (7, 7),
+    "auth_tokens": ("tokens.toml", Path("tokens.toml")),
+    "auth_issuer": ("https://issuer.example", "https://issuer.example"),
+    "auth_audience": ("milvus", "milvus"),
+    "auth_jwks": ("https://issuer.example/keys", "https://issuer.example/keys"),
+    "public_url": ("https://milvus.example/mcp", "https://milvus.example/mcp"),
+    "milvus_identity": ("caller", MilvusIdentity.CALLER),
+    "allowed_hosts": ("milvus.example:*", "milvus.example:*"),
+    "allowed_origins": ("https://milvus.example", "https://milvus.example"),
+    "cors": (True, True),
+    "max_body_megabytes": (7, 7),
+    "max_sessions": (7, 7),
+    "session_seconds": (7, 7.0),
+    "certfile": ("cert.pem", Path("cert.pem")),
+    "keyfile": ("key.pem", Path("key.pem")),
+    "metrics_port": (7, 7),
+    "metrics_token": ("secret", SecretStr("secret")),
     "build_timeout": (7, 7.0),
     "data_dir": ("some folder", Path("some folder")),
     "transport": ("http", Transport.HTTP),

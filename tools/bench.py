@@ -97,7 +97,7 @@ def own_settings() -> Generator[tuple[str, dict[str, str]]]:
     """A folder to work in, and an environment in which our server keeps its database there and has no other setting."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         others = {name: value for name, value in os.environ.items() if not name.startswith("MILVUS_")}
-        yield folder, others | {"MILVUS_MCP_DATA_DIR": str(Path(folder) / "data")}
+        yield folder, others | {"MILVUS_MCP_DATA_DIR": str(Path(folder) / "data"), "MILVUS_MCP_CONFIRM": "never"}
 
 
 @asynccontextmanager

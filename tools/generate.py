@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from mcp_server_milvus import errors
 from mcp_server_milvus.commands import contract
-from mcp_server_milvus.settings import FILE_ONLY, PREFIX, UNPREFIXED, Settings
+from mcp_server_milvus.settings import FILE_ONLY, PREFIX, UNPREFIXED, Settings, is_switch
 from mcp_server_milvus.tools import TOOLS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,7 +120,7 @@ def setting_rows() -> Iterator[tuple[str, ...]]:
     for name, field in Settings.model_fields.items():
         if name in FILE_ONLY:
             continue
-        switch = "[no-]" if field.annotation is bool else ""
+        switch = "[no-]" if is_switch(name) and not name.startswith("no_") else ""
         variables = [variable for variable in (PREFIX + name.upper(), unprefixed.get(name)) if variable]
         yield (
             f"`--{switch}{name.replace('_', '-')}`",
@@ -135,7 +135,7 @@ def default(field: FieldInfo) -> str:
     if field.default_factory is not None:
         return "the platform's folder for a user's data"
     match field.default:
-        case "" | SecretStr():
+        case None | "" | SecretStr():
             return ""
         case bool() as value:
             return f"`{str(value).lower()}`"

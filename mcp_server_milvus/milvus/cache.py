@@ -1,9 +1,10 @@
 """One `describe_collection` per collection and TTL, however many calls ask."""
 
+import copy
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import anyio
 
@@ -21,6 +22,7 @@ from mcp_server_milvus.errors import (
 )
 from mcp_server_milvus.milvus.properties import KeptProperties
 from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.reach import EVERYTHING, Reach
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.pool import ClientPool
@@ -37,6 +39,14 @@ class _Entry:
     lock: anyio.Lock = field(default_factory=anyio.Lock)
 
 
+@dataclass
+class _Looks:
+    """How often a schema was known, and how often not; all who see the cache count together."""
+
+    hits: int = 0
+    misses: int = 0
+
+
 class SchemaCache:
     """The schemas of every collection that was used, by database and name (or alias).
 
@@ -50,6 +60,26 @@ class SchemaCache:
         self._ttl = ttl
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._creating: dict[tuple[str, str], anyio.Lock] = {}
+        self._looks = _Looks()
+        self._reach = EVERYTHING
+        self._seen = clients
+
+    def seen_by(self, reach: Reach) -> Self:
+        """The same schemas, for whoever reaches no more than this. What is known, all know."""
+        seen = copy.copy(self)
+        seen._reach = reach  # noqa: SLF001  # its own
+        seen._seen = self._clients.seen_by(reach)  # noqa: SLF001
+        return seen
+
+    @property
+    def hits(self) -> int:
+        """How often a schema was known."""
+        return self._looks.hits
+
+    @property
+    def misses(self) -> int:
+        """How often Milvus was asked for one."""
+        return self._looks.misses
 
     def creating(self, db_name: str, collection_name: str) -> anyio.Lock:
         """What a call holds while it looks for a collection and creates it: two at once would both create it."""
@@ -59,14 +89,38 @@ class SchemaCache:
         """The schema, from the cache while it is fresh; callers that wait share one request.
 
         Raises:
-            NotFound: there is no such collection.
+            NotFound: there is no such collection, or it is out of reach.
         """
+        if self._reach.sees_database(db_name) and self._reach.sees(collection_name):
+            schema = await self._known(db_name, collection_name)
+            if self._reach.sees(schema.name):
+                return self._as_seen(schema)
+        async with self._seen.client(db_name) as client:
+            return await client.describe(collection_name)  # says itself that there is none
+
+    def _as_seen(self, schema: CollectionSchema) -> CollectionSchema:
+        """The schema without what depends on entities of others, and with what is masked."""
+        reach = self._reach
+        if reach.masked_fields:
+            masked = frozenset(each.name for each in schema.fields if reach.masks(schema.name, each.name))
+            schema = replace(schema, masked=masked)
+        if reach.picks_collections:
+            schema = replace(schema, aliases=tuple(filter(reach.sees, schema.aliases)))
+        if reach.mandatory_filter:
+            uncounted = tuple(replace(each, indexed_entities=None, total_entities=None) for each in schema.indexes)
+            schema = replace(schema, indexes=uncounted)
+        return schema
+
+    async def _known(self, db_name: str, collection_name: str) -> CollectionSchema:
         entry = self._entries.setdefault((db_name, collection_name), _Entry())
         attempts = entry.attempts
         async with entry.lock:
             if entry.failure and entry.attempts > attempts:
                 raise entry.failure  # in turn, each of those who waited would wait as long again
-            if entry.schema is None or entry.expires <= time.monotonic():
+            if entry.schema and entry.expires > time.monotonic():
+                self._looks.hits += 1
+            else:
+                self._looks.misses += 1
                 entry.schema = await self._described(db_name, collection_name, entry)
                 entry.expires = time.monotonic() + self._ttl
             return entry.schema

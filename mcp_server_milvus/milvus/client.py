@@ -16,7 +16,7 @@ from pymilvus.exceptions import ErrorCode, MilvusException
 from pymilvus.grpc_gen import milvus_pb2, rg_pb2
 
 from mcp_server_milvus.milvus.building import milvus_field, milvus_function, milvus_schema
-from mcp_server_milvus.milvus.capabilities import Backend
+from mcp_server_milvus.milvus.capabilities import Backend, Feature
 from mcp_server_milvus.milvus.data import DataClient
 from mcp_server_milvus.milvus.schema import (
     DESCRIPTION_PROPERTY,
@@ -105,6 +105,16 @@ class Client(DataClient):
                 raise
         return (await self.describe(collection_name)).properties.get(name) == value
 
+    async def forget_property(self, collection_name: str, name: str) -> None:
+        """Takes a property off a collection; where Milvus cannot, it is empty afterwards."""
+        described: Any = await self.describe_collection(collection_name)
+        if not dict(described.get("properties", {})).get(name):
+            return
+        if self.backend.has(Feature.DROP_PROPERTY):
+            await self.drop_collection_properties(collection_name, [name])
+        else:
+            await self.alter_collection_properties(collection_name, {name: ""})
+
     async def create_as(self, wanted: CollectionSchema, *, num_partitions: int | None) -> None:
         """Creates an empty collection with this schema, without indexes."""
         properties = dict(wanted.properties)
@@ -124,8 +134,11 @@ class Client(DataClient):
         return tuple(map(parse_index, await handler.list_indexes(collection_name, context=self.call_context)))
 
     async def entity_count(self, collection_name: str, *, loaded: bool) -> int:
-        """How many entities there are; of a collection that is not loaded, how many of them are sealed."""
-        if loaded and not self.backend.is_lite:
+        """How many entities there are; of a collection that is not loaded, how many of them are sealed.
+
+        What a caller sees of the second number, it sees only if it sees every entity.
+        """
+        if loaded and not (self.backend.is_lite and self.counts_all):
             rows = await self.query(
                 collection_name, filter="", output_fields=["count(*)"], **self.sees_own_writes(collection_name)
             )
@@ -162,8 +175,8 @@ class Client(DataClient):
         """Whether the collection is loaded, or these partitions of it. One loaded partition makes a collection so."""
         return (await self.get_load_state(collection_name, partition_names))["state"].name == "Loaded"
 
-    async def partition_summary(self, schema: CollectionSchema, partition_name: str) -> tuple[bool, int] | None:
-        """Whether a partition is loaded, and its entity count; None when it is gone.
+    async def partition_summary(self, schema: CollectionSchema, partition_name: str) -> tuple[bool, int | None] | None:
+        """Whether a partition is loaded, and its entity count if that may be told; None when it is gone.
 
         Of a partition that is loaded, every write of this process is counted; of another, what is sealed.
         """
@@ -171,7 +184,7 @@ class Client(DataClient):
         try:
             named = None if schema.has_partition_key else [partition_name]
             loaded = await self.is_loaded(collection_name, named)
-            if loaded and named and not self.backend.is_lite:
+            if loaded and named and not (self.backend.is_lite and self.counts_all):
                 rows = await self.query(
                     collection_name,
                     filter="",
@@ -180,7 +193,8 @@ class Client(DataClient):
                     **self._consistency(schema, None),
                 )
                 return loaded, int(rows[0]["count(*)"])
-            return loaded, int((await self.get_partition_stats(collection_name, partition_name)).get("row_count", 0))
+            stats = await self.if_allowed(self.get_partition_stats(collection_name, partition_name))
+            return loaded, None if stats is None else int(stats.get("row_count", 0))
         except MilvusException as failure:
             if failure.code == PARTITION_NOT_FOUND or f"partition name {partition_name} not found" in failure.message:
                 return None

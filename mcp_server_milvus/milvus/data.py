@@ -22,7 +22,6 @@ from pymilvus.client.utils import check_status
 from pymilvus.exceptions import MilvusException
 
 from mcp_server_milvus.errors import AlreadyExists, Conflict, NotFound, NotLoaded, NotSupported, StaleSchema
-from mcp_server_milvus.milvus.capabilities import Backend
 from mcp_server_milvus.milvus.filters import literal
 from mcp_server_milvus.milvus.quirks import Mended
 from mcp_server_milvus.milvus.ranking import Ranker
@@ -46,7 +45,6 @@ Result = TypeVar("Result")
 class DataClient(Mended):
     """The part of the client that describes, writes, reads and searches."""
 
-    backend: Backend
     last_writes: MutableMapping[str, int]
 
     async def describe(self, collection_name: str) -> CollectionSchema:

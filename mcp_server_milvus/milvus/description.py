@@ -6,6 +6,7 @@ from typing import Any
 
 from mcp_server_milvus.milvus.results import masked
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field, Function, Index
+from mcp_server_milvus.milvus.trash import NOTE
 from mcp_server_milvus.vocabulary import DataType
 
 SHORT_VECTOR = 8
@@ -61,8 +62,9 @@ def described_bindings(bound: Mapping[str, object]) -> dict[str, str] | None:
 
 
 def described_properties(schema: CollectionSchema, told_elsewhere: str) -> dict[str, Any] | None:
-    """The properties but for one, secrets hidden; None where there are no others."""
-    return masked({name: value for name, value in schema.properties.items() if name != told_elsewhere}) or None
+    """The properties but for one and this server's own notes, secrets hidden; None where there are no others."""
+    hidden = {told_elsewhere, NOTE}
+    return masked({name: value for name, value in schema.properties.items() if name not in hidden}) or None
 
 
 def example_entity(schema: CollectionSchema, computed: Container[str]) -> dict[str, Any]:

@@ -67,6 +67,8 @@ class EmbeddedEngine:
         # One thread does all that waits, so that a start goes on when the call that asked for it is cancelled.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-engine")
         self._search: Future[str] | None = None
+        self._last = ""
+        self.restarts = 0
         self._closed = threading.Event()
 
     async def address(self) -> str:
@@ -81,6 +83,11 @@ class EmbeddedEngine:
         if self._search is None or self._search.done():
             self._search = self._thread.submit(self._find_or_start)
         return await asyncio.shield(asyncio.wrap_future(self._search))
+
+    @property
+    def is_up(self) -> bool:
+        """Whether an engine was found or started when one was last needed."""
+        return bool(self._search and self._search.done() and not self._search.exception())
 
     async def aclose(self) -> None:
         """Lets go of the engine, which closes when this was its last user. May be called twice, or be cancelled."""
@@ -97,9 +104,12 @@ class EmbeddedEngine:
             if not self._users.held:
                 prepare(self._folder)
                 patience.until(self._users.try_shared, "the embedded engine is closing and has not ended yet")
-            return self._living_address() or self._start(patience)
+            found = self._living_address() or self._start(patience)
         except OSError as error:
             raise unusable(self._folder.data, error.strerror or str(error)) from error
+        self.restarts += bool(self._last) and found != self._last
+        self._last = found
+        return found
 
     def _living_address(self) -> str | None:
         with self._folder.lock("alive").sharing() as dead:

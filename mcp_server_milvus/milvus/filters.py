@@ -7,6 +7,7 @@ by which one hostile key deleted a whole collection.
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from mcp_server_milvus.errors import InvalidArgument, InvalidFilter
@@ -31,6 +32,19 @@ SHOWN_AROUND = 60
 """Characters of a wrong filter that a message shows on each side of the place."""
 
 TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|\{([A-Za-z_]\w*)\}|.', re.DOTALL)
+STRICT_TOKEN = re.compile(
+    r"""[ \t\r\n]+
+    |(?P<string>"(?:\\["'\\nrt]|[^"\\])*"|'(?:\\["'\\nrt]|[^'\\])*')
+    |(?P<number>[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![\w.]))
+    |(?P<name>\$meta\b|[A-Za-z_][A-Za-z0-9_]*)
+    |(?P<mark>==|!=|<=|>=|&&|\|\||\*\*|[<>!=()\[\],+*/%-])""",
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+"""What both backends read in the same way. Whatever else a filter holds, one of them might read as something else."""
+
+UNESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
+CONJUNCTIONS = frozenset({"and", "&&"})
+CONNECTIVES = CONJUNCTIONS | {"or", "||", "not", "!"}
 BRACKETS = {")": "(", "]": "["}
 QUOTES = frozenset("\"'")
 
@@ -148,6 +162,87 @@ def rendered(template: str, params: Mapping[str, Any] | None) -> str:
 def both(first: str, second: str) -> str:
     """Entities that match both filters; an empty filter matches everything."""
     return f"({first}) and ({second})" if first and second else first or second
+
+
+@dataclass(frozen=True)
+class Token:
+    """One word of a filter: a string, number, name or mark, as it is written again. `value` is what a string says."""
+
+    kind: str
+    text: str
+    value: str = ""
+
+
+def understood(text: str) -> list[Token]:
+    """The words of a filter, of which nothing is left to the reading of a backend.
+
+    Raises:
+        InvalidFilter: it has something else than words that both backends read alike, or brackets that do not match.
+    """
+    tokens: list[Token] = []
+    place = 0
+    while place < len(text):
+        found = STRICT_TOKEN.match(text, place)
+        if found is None:
+            _require_closed(text)
+            raise InvalidFilter(
+                f"filter: {text[place]!r} is not understood here\n{pointed(text, place + 1)}",
+                hint='a filter reads like: year > 1990 and title like "a%" and tag in ["x", "y"]',
+            )
+        place = found.end()
+        if found.lastgroup == "string":
+            value = re.sub(r"\\(.)", lambda escape: UNESCAPED.get(escape[1], escape[1]), found.group()[1:-1])
+            tokens.append(Token("string", literal(value), value))
+        elif found.lastgroup:
+            tokens.append(Token(found.lastgroup, found.group()))
+    _require_closed(canonical(tokens))
+    return tokens
+
+
+def canonical(tokens: Sequence[Token]) -> str:
+    """The filter that these words are, written in one way."""
+    return " ".join(token.text for token in tokens)
+
+
+def names_in(tokens: Sequence[Token]) -> set[str]:
+    """Every name in a filter, and every key of the dynamic field."""
+    names = {token.text for token in tokens if token.kind == "name"}
+    after = zip(tokens, tokens[1:], tokens[2:], strict=False)
+    return names | {key.value for meta, _, key in after if meta.text == "$meta"}
+
+
+def equalities(mandatory: str) -> dict[str, Any] | None:
+    """What a filter of the form `field == literal and …` asks of each entity, by field; None of any other filter."""
+    tokens = [token for token in understood(mandatory) if token.text not in {"(", ")"}]
+    asked: dict[str, Any] = {}
+    terms: list[list[Token]] = [[]]
+    for token in tokens:
+        if token.kind != "string" and token.text.lower() in CONJUNCTIONS:
+            terms.append([])
+        else:
+            terms[-1].append(token)
+    for term in terms:
+        match term:
+            case [Token("name", name), Token("mark", "=="), *literal_tokens] if name not in asked:
+                asked[name] = _constant(literal_tokens)
+            case _:
+                return None
+    return None if None in asked.values() else asked
+
+
+def _constant(tokens: Sequence[Token]) -> str | int | bool | None:
+    """The value of a text, a whole number or a boolean; None of anything else."""
+    match tokens:
+        case [Token("string", _, value)]:
+            return value
+        case [Token("number", digits)] if digits.isdigit():
+            return int(digits)
+        case [Token("mark", "-"), Token("number", digits)] if digits.isdigit():
+            return -int(digits)
+        case [Token("name", word)]:
+            return {"true": True, "false": False}.get(word.lower())
+        case _:
+            return None
 
 
 def after_key(primary_key: Field, key: int | str) -> str:

@@ -34,6 +34,9 @@ WALKS = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(\..*)?", re.IGNORECASE)
 """Names that are devices in every folder of Windows."""
 
+UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and halves of surrogate pairs, which no file system takes."""
+
 UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.part")
 ABANDONED_SECONDS = 24 * 3600
 """Age of an unfinished file that nobody writes any more: its server was killed."""
@@ -167,7 +170,7 @@ class Folders:
                 "this server may use no files",
                 hint="its operator allows folders with --files-dir (MILVUS_MCP_FILES_DIR)",
             )
-        if not path or "\0" in path:
+        if not path or UNSPEAKABLE.search(path):
             raise InvalidArgument(f"path: {path[:80]!r} names no file")
         given = Path(path)
         if not given.is_absolute():
@@ -187,11 +190,12 @@ class Folders:
         return places[0]
 
     def _what_is_there(self) -> str:
+        """Some of the files; none whose name no answer can carry, or that a reader would not see as it is."""
         files = [
             entry.name
             for folder in self.allowed
             for entry in islice(_entries(folder), LOOKED_AT)
-            if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False)
+            if not entry.name.startswith(".") and entry.name.isprintable() and entry.is_file(follow_symlinks=False)
         ]
         more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
         return f"there are: {', '.join(sorted(files)[:SHOWN_FILES])}{more}" if files else "there are no files yet"

@@ -159,7 +159,7 @@ def decoded_position(text: int | str, primary_key: Field, *, exact: bool) -> Pos
         case [first, given, None] if _are_counts(first, given, exact=exact):
             return Position(first, given)
         case [first, given, [int() | str() as key, float() | int() as score]] if _are_counts(first, given, exact=exact):
-            if math.isfinite(cast("float", score)):
+            if abs(cast("float", score)) < math.inf:  # of an integer of any length, too
                 return Position(first, given, (checked_key(primary_key, key), cast("float", score)))
         case _:
             pass

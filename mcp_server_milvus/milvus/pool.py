@@ -3,6 +3,7 @@
 import copy
 import gc
 import importlib
+import secrets
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -44,11 +45,13 @@ class ClientPool:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._engine = EmbeddedEngine(settings.embedded_dir) if settings.embedded_dir else None
+        self._credentials = settings.credentials
         self._limiter = anyio.Semaphore(settings.max_concurrency)
         self._connections: dict[str, _Connection] = {}
         self._connecting: dict[str, anyio.Lock] = {}
         self._last_writes: dict[str, dict[str, int]] = {}
         self._reach = EVERYTHING
+        self._absent = f"_absent_{secrets.token_hex(12)}"
 
     def seen_by(self, reach: Reach) -> Self:
         """The same connections, for whoever reaches this much of what is behind them."""
@@ -60,12 +63,37 @@ class ClientPool:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call uses one of its clients."""
+        return any(connection.borrowers for connection in self._connections.values())
+
+    async def aclose(self) -> None:
+        """Closes the clients, and lets go of the engine."""
         with anyio.CancelScope(shield=True):
             async with AsyncExitStack() as closing:
                 if self._engine:
                     closing.push_async_callback(self._engine.aclose)
                 for connection in self._connections.values():
                     closing.push_async_callback(connection.client.close)
+                self._connections.clear()
+
+    @property
+    def engine(self) -> EmbeddedEngine | None:
+        """The embedded engine, where there is one."""
+        return self._engine
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self._connections)
+
+    @property
+    def borrowed(self) -> int:
+        """How many calls use them now."""
+        return sum(connection.borrowers for connection in list(self._connections.values()))
 
     @property
     def tried(self) -> str:
@@ -97,8 +125,11 @@ class ClientPool:
         if db_name:
             require_name("db_name", db_name)
         limit = self._settings.timeout
-        connection = None
+        connection = client = None
         waiting = True
+        asked = db_name
+        if not self._reach.sees_database(db_name):
+            db_name = self._absent  # Milvus itself says that it is not there
         try:
             with _Translation(self.tried), anyio.fail_after(seconds or limit):
                 async with self._limiter:
@@ -106,7 +137,8 @@ class ClientPool:
                     with anyio.fail_after(limit):
                         connection = await self._connected(db_name)
                     connection.borrowers += 1
-                    yield connection.client.seen_by(self._reach)
+                    client = connection.client.seen_by(self._reach)
+                    yield client
         except (Unavailable, DeadlineExceeded) as error:
             self._retire(db_name, connection)
             if self._engine and isinstance(error, Unavailable):
@@ -120,6 +152,11 @@ class ClientPool:
                 raise Unavailable(
                     f"{self.tried} did not answer within {limit:g} s", hint="check that Milvus runs; then call again"
                 ) from error
+            raise
+        except Error as error:
+            if client and client.guard:
+                error.message = client.guard.in_callers_words(error.message)
+            error.message = error.message.replace(self._absent, asked)
             raise
         finally:
             if connection:
@@ -154,7 +191,7 @@ class ClientPool:
         quiet_pymilvus()
         return await connect(
             uri,
-            credentials=self._settings.credentials,
+            credentials=self._credentials,
             db_name=db_name,
             last_writes=self._last_writes.setdefault(db_name, {}),
             seconds=self._settings.timeout,
@@ -190,6 +227,8 @@ class _Translation:
                 raise failure
         if not isinstance(failure, Exception) or isinstance(failure, Error):
             return
+        if isinstance(failure.__cause__, Error):  # ours, which pymilvus has wrapped in one of its own
+            raise failure.__cause__
         from mcp_server_milvus.milvus.translate import translate
 
         error = translate(failure, tried=self._tried)

@@ -36,12 +36,16 @@ import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Self
 
 import anyio.lowlevel
 import anyio.to_thread
 from pymilvus import AsyncMilvusClient
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
+
+from mcp_server_milvus.milvus.capabilities import Backend
+from mcp_server_milvus.milvus.guard import Guard, GuardedStub
+from mcp_server_milvus.reach import Reach
 
 REPEATED = frozenset(
     {
@@ -90,6 +94,17 @@ def quiet_pymilvus() -> None:
 class Mended(AsyncMilvusClient):
     """An `AsyncMilvusClient` whose calls end when they are cancelled, and of which only reads are repeated."""
 
+    backend: Backend
+    guard: Guard | None = None
+    _shared: "Mended | None" = None
+
+    def seen_by(self, reach: Reach) -> Self:
+        """The same client, for whoever reaches no more than this."""
+        seen = copy.copy(self)
+        seen._shared = self._shared or self
+        seen.guard = Guard(reach, self.database, is_lite=self.backend.is_lite)
+        return seen
+
     async def close(self) -> None:
         """Closes the channel at once: pymilvus's own waits for every other client that is connecting."""
         self._closed = True
@@ -109,7 +124,17 @@ class Mended(AsyncMilvusClient):
         handler._on_rpc_error = not_handled
 
     async def _get_connection(self) -> Any:
-        return _Handler(await _cancellable(super()._get_connection()))
+        return _Handler(await self._guarded())
+
+    async def _guarded(self) -> Any:
+        """The handler of pymilvus; of a client that a caller sees, one whose every request is judged."""
+        handler: Any = await _cancellable(AsyncMilvusClient._get_connection(self._shared or self))
+        if self.guard is None:
+            return handler
+        self.guard.stub = handler._async_stub
+        handler = copy.copy(handler)
+        handler._async_stub = GuardedStub(self.guard)
+        return handler
 
     async def handler(self) -> Any:
         """What pymilvus's own methods call, one method for each kind of request."""
@@ -117,7 +142,7 @@ class Mended(AsyncMilvusClient):
 
     async def stub(self) -> tuple[Any, Any]:
         """The gRPC stub and the metadata (the database) of a call on it."""
-        handler: Any = await _cancellable(super()._get_connection())
+        handler = await self._guarded()
         return _Stub(handler._async_stub), self.call_context.to_grpc_metadata()
 
     @property
@@ -126,13 +151,18 @@ class Mended(AsyncMilvusClient):
         return self._generate_call_context()
 
     @property
+    def counts_all(self) -> bool:
+        """Whether its caller may know how many entities there are of everybody."""
+        return self.guard is None or self.guard.counts_all
+
+    @property
     def database(self) -> str:
         """The name of the client's database."""
         return self._config.db_name
 
     async def query_in_key_order(self, collection_name: str, matching: str, **arguments: Any) -> list[dict[str, Any]]:
         """The entities of a query in the order of their primary keys."""
-        handler: Any = copy.copy(await _cancellable(super()._get_connection()))
+        handler = copy.copy(await self._guarded())
         stub = handler._async_stub = _InKeyOrder(handler._async_stub)
         await _Handler(handler).query(
             collection_name, matching, reduce_stop_for_best=True, context=self.call_context, **arguments
@@ -141,7 +171,7 @@ class Mended(AsyncMilvusClient):
 
     async def forget_schemas(self, *names: str) -> None:
         """Drops what pymilvus itself remembers of these collections and aliases."""
-        handler: Any = await _cancellable(super()._get_connection())
+        handler = await self._guarded()
         for name in names:
             handler._invalidate_schema(name, db_name=self._config.db_name)
 

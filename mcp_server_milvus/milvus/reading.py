@@ -32,6 +32,9 @@ TEXT_BYTES = 2 * BATCH_BYTES
 MEASURED = 16
 """Entities of a Parquet file that the size of the others is estimated from."""
 
+LONGEST_HEADER = 10_000
+"""Bytes of what describes an array: numpy reads no longer ones."""
+
 CHUNK = 64 * 1024
 PAGE_BUFFER = 1024 * 1024
 BOM = b"\xef\xbb\xbf"
@@ -293,6 +296,11 @@ def _text_size(part: Any) -> int:
 
 def _parquet(file: BinaryIO, resume_from: int, _: str) -> Source:
     opened = parquet.ParquetFile(file, pre_buffer=False, buffer_size=PAGE_BUFFER)
+    if texts := [each.name for each in opened.schema_arrow if _holds_texts(each.type)]:
+        # Each text is in memory once, however many entities have it: it takes next to nothing in the file.
+        opened = parquet.ParquetFile(
+            file, metadata=opened.metadata, read_dictionary=texts, pre_buffer=False, buffer_size=PAGE_BUFFER
+        )
     return Source(_parquet_batches(opened, resume_from), opened.metadata.num_rows)
 
 
@@ -326,14 +334,39 @@ def _entities_at_once(opened: Any, groups: list[int]) -> int:
 
 def _small_enough(table: Any) -> Iterator[Any]:
     """The table in parts that are not much larger than a batch should be, however much its entities differ in size."""
-    at_once = table.num_rows if table.nbytes <= TEXT_BYTES else _fitting(table)
-    for start in range(0, table.num_rows, at_once or 1):
-        yield table.slice(start, at_once)
+    sizes = _sizes(table)
+    if sizes.size and sizes.max() > LONGEST_ENTITY:
+        raise ValueError(f"an entity is longer than {LONGEST_ENTITY} bytes")
+    ends, start = np.cumsum(sizes), 0
+    while start < table.num_rows:
+        before = ends[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, before + BATCH_BYTES, side="right")))
+        yield table.slice(start, end - start)
+        start = end
 
 
 def _fitting(table: Any) -> int:
     """How many entities like these are a batch."""
-    return max(1, BATCH_BYTES * table.num_rows // max(1, table.nbytes))
+    return max(1, int(BATCH_BYTES * table.num_rows // max(1, _sizes(table).sum())))
+
+
+def _sizes(table: Any) -> Any:
+    """The bytes of each entity once its texts are read; of other values, the mean."""
+    sizes = np.zeros(table.num_rows, np.int64)
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type) and _holds_texts(column.type):
+            lengths = compute.call_function("binary_length", [column.dictionary])
+            taken = compute.call_function("take", [lengths, column.indices])
+            sizes += compute.call_function("coalesce", [taken, pa.scalar(0, taken.type)]).to_numpy(zero_copy_only=False)
+        else:
+            sizes += column.nbytes // max(1, table.num_rows)
+    return sizes
+
+
+def _holds_texts(kind: Any) -> bool:
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    of_texts = pa.types.is_dictionary(kind) and _holds_texts(kind.value_type)
+    return of_texts or any(is_text(kind) for is_text in texts)
 
 
 def _batch_of(table: Any, first: int) -> Batch:
@@ -372,6 +405,8 @@ def _matrix(column: Any) -> Any:
 
 
 def _values(column: Any) -> list[Any]:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     kind = column.type
     if pa.types.is_float16(kind):
         column = column.cast(pa.float32())
@@ -422,7 +457,11 @@ def _array(name: str, stream: IO[bytes]) -> _Array:
     if version not in {(1, 0), (2, 0)}:
         raise ValueError(f"version {version} of the format is not known")
     header: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, in_columns, dtype = header(stream)
+    size = stream.read(2 if version == (1, 0) else 4)
+    length = int.from_bytes(size, "little")
+    if length > LONGEST_HEADER:  # numpy would take that much memory first
+        raise ValueError(f"array {name!r} has a header of {length} bytes")
+    shape, in_columns, dtype = header(io.BytesIO(size + stream.read(length)))
     if dtype.hasobject:
         raise ValueError(f"array {name!r} holds Python objects, which are not read")
     if not 1 <= len(shape) <= 2 or (in_columns and len(shape) > 1):  # noqa: PLR2004  # lines and columns

@@ -21,7 +21,13 @@ TRIMMED_LENGTH = 1_000
 ENVELOPE_BYTES = 512
 """What a result needs besides its entities."""
 
-SECRET_KEY = re.compile(r"(api|access|private)[_-]?key|token|secret|passw|credential|auth", re.IGNORECASE)
+SECRET_KEY = re.compile(
+    r"(api|access|account|encryption|private|secret|signing)[_.-]?key"
+    r"|(token|secrets?|passw(or)?ds?|passphrase|pwd|credentials?|auth|authorization|cookie)(?![a-z])"
+)
+"""In lower case, words apart: `authToken` is one, `author`, `tokenizer` and `max_tokens` are none."""
+
+CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 SCORE_DIGITS = 6
 
 
@@ -154,7 +160,12 @@ def plain_score(score: float) -> float:
 
 def masked(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters, values with a key like a secret's hidden: Milvus describes an embedding API key in clear."""
-    return {key: "***" if SECRET_KEY.search(key) else _masked_value(value) for key, value in params.items()}
+    return {key: "***" if names_secret(key) else _masked_value(value) for key, value in params.items()}
+
+
+def names_secret(key: str) -> bool:
+    """Whether what has this key is probably a secret."""
+    return bool(SECRET_KEY.search(CAMEL.sub("_", key).lower()))
 
 
 def json_size(value: Any) -> int:

@@ -6,8 +6,9 @@ A page costs Milvus Lite a look at the whole collection, so pages grow until the
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from mcp_server_milvus.errors import MilvusFailed
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW, Backend
 from mcp_server_milvus.milvus.entities import entity_bytes
 from mcp_server_milvus.milvus.filters import after_key, both
@@ -57,6 +58,7 @@ async def pages_in_key_order(
 
     Raises:
         StaleSchema: the name belongs to another collection now, whose entities a page may have.
+        MilvusFailed: the entities do not come after the key, so that there would be no end.
     """
     key = schema.primary_key
     at_once = first
@@ -71,11 +73,12 @@ async def pages_in_key_order(
             consistency_level=source.consistency_level,
         )
         await client.confirm(source.collection_name, schema)
-        if entities:
-            yield entities
-        if not entities or (len(entities) < at_once and not client.backend.keeps_duplicate_keys):
+        if not entities:
             return
-        after = entities[-1][key.name]
+        after = _reached(entities, key.name, after)
+        yield entities
+        if len(entities) < at_once and not client.backend.keeps_duplicate_keys:
+            return
         if at_once < most:
             at_once = max(1, min(2 * at_once, most, PAGE_BYTES // mean_size(entities)))
 
@@ -119,7 +122,7 @@ class Scan:
 def largest_page(schema: CollectionSchema, backend: Backend, output_fields: Sequence[str]) -> int:
     """How many entities a page may have, however large the values of these fields are."""
     worst = largest_entity(schema, output_fields)
-    return min(LITE_PAGE if backend.is_lite else MAX_WINDOW, max(1, LARGEST_PAGE_BYTES // worst))
+    return min(LITE_PAGE if backend.is_lite else MAX_WINDOW, max(1, LARGEST_PAGE_BYTES // max(1, worst)))
 
 
 def largest_entity(schema: CollectionSchema, output_fields: Sequence[str]) -> int:
@@ -132,6 +135,14 @@ def _largest_size(schema: CollectionSchema, name: str) -> int:
     if field is None or field.type in {DataType.JSON, DataType.ARRAY, DataType.GEOMETRY}:
         return LARGEST_VALUE
     return field.max_length or LARGEST_VALUE if field.type.is_string else 8
+
+
+def _reached(entities: Sequence[Entity], key_name: str, after: int | str | None) -> int | str:
+    """The last key, which is after the one before."""
+    last: Any = entities[-1].get(key_name)
+    if isinstance(last, int | str) and (after is None or (type(last) is type(after) and last > cast("Any", after))):
+        return last
+    raise MilvusFailed("Milvus answered with entities that do not come after those before", hint="call again")
 
 
 def mean_size(entities: Sequence[Entity]) -> int:

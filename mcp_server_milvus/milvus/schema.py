@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
-from mcp_server_milvus.errors import InvalidArgument, NotFound
+from mcp_server_milvus.errors import InvalidArgument, MilvusFailed, NotFound
 from mcp_server_milvus.vocabulary import DataType, FunctionType
 
 DEFAULT_PARTITION = "_default"
@@ -102,7 +102,7 @@ class CollectionSchema:
 
     `identity` tells a collection from another that is later made with its name, and `index_digest` its indexes from
     later ones; both are "0" where the backend has no such thing. `unloaded_partitions` are those that a partly loaded
-    collection lacks: Milvus reads the others and says nothing.
+    collection lacks: Milvus reads the others and says nothing. The values of `masked` fields are never shown.
     """
 
     name: str
@@ -121,6 +121,7 @@ class CollectionSchema:
     aliases: tuple[str, ...] = field(default=(), compare=False)
     properties: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
     described: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)
+    masked: frozenset[str] = field(default=frozenset(), compare=False)
 
     @cached_property
     def by_name(self) -> dict[str, Field]:
@@ -150,7 +151,7 @@ class CollectionSchema:
     @cached_property
     def scalar_names(self) -> tuple[str, ...]:
         """The names of all other fields, the primary key among them."""
-        return tuple(each.name for each in self.fields if not each.type.is_vector)
+        return tuple(each.name for each in self.fields if not each.type.is_vector and each.name not in self.masked)
 
     def index_of(self, field_name: str) -> Index | None:
         """The index on a field, if there is one."""
@@ -183,7 +184,14 @@ class CollectionSchema:
         names: list[str] = []
         for name in asked:
             names += (
-                [*(each.name for each in self.fields if not each.is_function_output), *dynamic]
+                [
+                    *(
+                        each.name
+                        for each in self.fields
+                        if not each.is_function_output and each.name not in self.masked
+                    ),
+                    *dynamic,
+                ]
                 if name == "*"
                 else [name]
             )
@@ -204,11 +212,25 @@ class CollectionSchema:
 
 
 def parse_schema(described: Mapping[str, Any], indexes: Sequence[Any]) -> CollectionSchema:
-    """The schema from pymilvus's description and the index descriptions of its gRPC API."""
+    """The schema from pymilvus's description and the index descriptions of its gRPC API.
+
+    Raises:
+        MilvusFailed: they describe none that this server knows.
+    """
+    try:
+        return _parsed(described, indexes)
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as wrong:
+        told = f"Milvus describes the collection in a way that this server does not know: {str(wrong)[:200]}"
+        raise MilvusFailed(told) from wrong
+
+
+def _parsed(described: Mapping[str, Any], indexes: Sequence[Any]) -> CollectionSchema:
     functions = tuple(_parse_function(raw) for raw in described.get("functions", ()))
     outputs = {name for function in functions for name in function.outputs}
     fields = [_parse_field(raw, outputs) for raw in described["fields"]]
     fields += [_parse_struct(raw) for raw in described.get("struct_array_fields", ())]
+    if not any(each.is_primary for each in fields):
+        raise ValueError("it has no primary key")
     return CollectionSchema(
         name=described["collection_name"],
         fields=tuple(fields),
@@ -295,7 +317,8 @@ def parse_index(raw: Any) -> Index:
         key: _from_json(value) for key, value in pairs.items() if key not in {"index_type", "mmap.enabled"}
     }
     if nested:
-        params |= json.loads(nested)
+        inner = _from_json(nested)
+        params |= cast("dict[str, Any]", inner) if isinstance(inner, dict) else {"params": inner}
     return Index(
         field_name=raw.field_name,
         index_name=raw.index_name,

@@ -1,5 +1,6 @@
 """Every failure of pymilvus, gRPC and Milvus as one of our errors. `tests/milvus/test_translate.py` proves it total."""
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -27,6 +28,10 @@ from mcp_server_milvus.errors import (
 MAX_MESSAGE = 500
 """Characters of a Milvus message that are passed on; what follows is its call stack."""
 
+READ_FIRST, READ_LAST = 3_000, 1_000
+"""Characters of a message that are looked into. It may repeat what a caller wrote, of any length, and some of the
+patterns below take a time that grows with its square."""
+
 CONNECT_FAILED = 2
 """pymilvus's code for a connection that could not be made. Milvus itself uses it for "service unavailable"."""
 
@@ -50,11 +55,11 @@ OUTCOME_UNKNOWN = Rule(
     DeadlineExceeded, "if this was a write, look before repeating it; a longer --timeout gives it more time"
 )
 
+UNREADABLE = "an entity holds it, perhaps too deep: leave its field out of output_fields, or filter the entity out"
+
 PHRASES: tuple[tuple[str, Rule], ...] = (
-    (
-        r"parse expression|create expr plan|invalid expression|unknown escape sequence|\bat column \d+\n",
-        BAD_FILTER,
-    ),
+    (r"parse expression|create expr plan|invalid expression|unknown escape sequence|\bat column \d+\n", BAD_FILTER),
+    (r"invalid integer literal", BAD_FILTER),  # of so many digits that where it stands is not looked at
     (r"int too large|recursion depth", BAD_FILTER),
     (r"unsupported (right )?data ?type json", BAD_FILTER),  # a comparison with a name of the dynamic field
     (
@@ -188,6 +193,8 @@ def translate(failure: Exception, *, tried: str) -> Error | None:
         return _from_grpc(failure, tried)
     if isinstance(failure, pymilvus.MilvusException):
         return _from_milvus(failure, tried)
+    if isinstance(failure, json.JSONDecodeError | RecursionError):
+        return MilvusFailed(f"{tried} answered with JSON that cannot be read", hint=UNREADABLE)
     return None
 
 
@@ -201,14 +208,14 @@ def is_refusal(failure: Exception) -> bool:
 def _from_grpc(failure: grpc.RpcError, tried: str) -> Error:
     code = _grpc_code(failure)
     rule = GRPC.get(code, INTERRUPTED)
-    details = str(getattr(failure, "details", str)())
+    details = _looked_into(str(getattr(failure, "details", str)()))
     if rule.error is Unavailable:
         return _unavailable(details, rule, tried)
     return rule.error(cleaned(details or code.name), hint=rule.hint)
 
 
 def _from_milvus(failure: pymilvus.MilvusException, tried: str) -> Error:
-    message = str(failure.message)
+    message = _looked_into(str(failure.message))
     if isinstance(failure.code, grpc.StatusCode):
         rule = GRPC.get(failure.code, INTERRUPTED)
     elif failure.code == CONNECT_FAILED:
@@ -264,7 +271,7 @@ NOISE = (
     r" => ",
     r"\b\d{1,3}(\.\d{1,3}){3}(:\d+)?\b",
     r"connecting to server on \S+",
-    r"\b[\w-]+(\.[\w-]+)+:\d{1,5}\b",
+    r"(?<![\w.-])[\w-]+(\.[\w-]+)+:\d{1,5}\b",
     r"(/[\w.@-]+){3,}(:\d+)?",
     r"ipv6:\S+",
     r"(stack trace:|Traceback \(most recent call last\)).*",
@@ -274,7 +281,15 @@ NOISE = (
 
 def cleaned(message: str) -> str:
     """A text of Milvus's without call stacks, addresses and source paths."""
+    message = _looked_into(message)
     for noise in NOISE:
         message = re.sub(noise, "", message, flags=re.DOTALL)
     message = message.strip()
     return message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + "…"
+
+
+def _looked_into(message: str) -> str:
+    """The beginning and the end of a message."""
+    if len(message) <= READ_FIRST + READ_LAST:
+        return message
+    return f"{message[:READ_FIRST]}…{message[-READ_LAST:]}"

@@ -20,6 +20,7 @@ from mcp_server_milvus.tools import (
     replicas,
     search,
     snapshots,
+    undo,
 )
 
 TOOLS: tuple[Tool[Any, Any], ...] = (
@@ -34,6 +35,7 @@ TOOLS: tuple[Tool[Any, Any], ...] = (
     *indexes.TOOLS,
     *partitions.TOOLS,
     *aliases.TOOLS,
+    *undo.TOOLS,
     *databases.TOOLS,
     *operations.TOOLS,
     *replicas.TOOLS,

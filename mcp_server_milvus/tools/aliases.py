@@ -7,6 +7,7 @@ from pydantic import Field
 
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import AlreadyExists, NotFound
+from mcp_server_milvus.losses import alias_lost
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.results import cursor_fingerprint, decode_cursor, encode_cursor, fitting
 from mcp_server_milvus.tool import Input, Output, tool
@@ -90,7 +91,7 @@ class DropAliasOutput(Output):
     collection_name: str
 
 
-@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE)
+@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE, loses=alias_lost)
 async def drop_alias(app: App, args: DropAliasInput) -> DropAliasOutput:
     """Drops an alias; its collection stays."""
     db_name = app.database(args.db_name)

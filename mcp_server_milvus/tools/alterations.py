@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, WithJsonSchema
 
+from mcp_server_milvus import undo
 from mcp_server_milvus.app import App
 from mcp_server_milvus.embedding.binding import PROPERTY, as_property, bindings_in
 from mcp_server_milvus.errors import AlreadyExists, Error, InvalidArgument, NotFound, NotLoaded, NotSupported
+from mcp_server_milvus.losses import contents_lost, lost_by_alteration
 from mcp_server_milvus.milvus import schema as schemas
 from mcp_server_milvus.milvus.capabilities import Backend, Feature
 from mcp_server_milvus.milvus.definition import completed_field
@@ -60,7 +62,7 @@ class AlterCollectionInput(Input):
     add_field: FieldArgument | None = Field(None, description="As in create_collection")
     field_name: Name | None = None
     field_params: FieldParams = Field(default_factory=dict, description="max_length, max_capacity, mmap_enabled")
-    add_function: FunctionArgument | None = Field(None, description="As in create_collection")
+    add_function: FunctionArgument | None = None
     drop_function: Name | None = None
     drop_field: Name | None = None
     embed_fields: EmbedFields = Field(default_factory=dict, description="{vector_field: text_field}; null unbinds")
@@ -82,7 +84,7 @@ class AlterCollectionOutput(Output):
     notes: list[str] | None = None
 
 
-@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE)
+@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE, loses=lost_by_alteration)
 async def alter_collection(app: App, args: AlterCollectionInput) -> AlterCollectionOutput:
     """Changes a collection in place, in the order of these arguments."""
     db_name = app.database(args.db_name)
@@ -124,20 +126,24 @@ class TruncateCollectionOutput(Output):
 
     truncated: bool
     loaded: bool
+    kept_as: str | None = Field(default=None, description="The id for restore_collection")
+    kept_until: str | None = None
+    undo: str | None = None
 
 
-@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE)
+@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE, loses=contents_lost)
 async def truncate_collection(app: App, args: CollectionInput) -> TruncateCollectionOutput:
-    """Removes all entities of a collection, for good."""
+    """Removes all entities of a collection."""
     db_name = app.database(args.db_name)
     schema = await app.schemas.confirmed_itself(db_name, args.collection_name)
+    (await app.clients.backend(db_name)).require(Feature.TRUNCATE, where="truncate_collection")
+    kept = await undo.keep_all(app, db_name, schema, "truncate_collection")
     async with app.clients.client(db_name, seconds=app.settings.build_timeout) as client:
-        client.backend.require(Feature.TRUNCATE, where="truncate_collection")
         await client.confirm(schema.name, schema)
         await client.truncate(schema)
         loaded = await client.is_loaded(schema.name)
     app.schemas.forget(db_name, schema.name)
-    return TruncateCollectionOutput(truncated=True, loaded=loaded)
+    return TruncateCollectionOutput(truncated=True, loaded=loaded, **kept.told)
 
 
 class RefreshLoadOutput(Output):

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 from pydantic import Field
 
+from mcp_server_milvus import undo
 from mcp_server_milvus.app import App
 from mcp_server_milvus.embedding.binding import PROPERTY, Binding, as_property
 from mcp_server_milvus.embedding.deadline import within
 from mcp_server_milvus.embedding.embedders import HOW_TO_HAVE_ONE
 from mcp_server_milvus.errors import AlreadyExists, Conflict, InvalidArgument, NotSupported
+from mcp_server_milvus.losses import collection_lost
 from mcp_server_milvus.milvus import schema as schemas
 from mcp_server_milvus.milvus.capabilities import Backend, Feature
 from mcp_server_milvus.milvus.definition import completed, require_same, require_supported
@@ -191,7 +193,7 @@ class CreateCollectionInput(Input):
         default_factory=list[IndexArgument],
         description="{field_name, index_type, metric_type, params}; other vector fields get AUTOINDEX",
     )
-    enable_dynamic_field: bool | None = Field(None, description="Keep values of unnamed fields")
+    enable_dynamic_field: bool | None = None
     num_shards: int = Field(1, ge=1, le=16)
     num_partitions: int | None = Field(None, ge=1, le=1_024)
     consistency_level: Level | None = None
@@ -236,16 +238,21 @@ async def create_collection(app: App, args: CreateCollectionInput) -> CreateColl
 
 
 class DropCollectionOutput(Output):
-    """That it is gone."""
+    """That it is gone, and how it can be restored."""
 
     dropped: bool
+    kept_as: str | None = Field(default=None, description="The id for restore_collection")
+    kept_until: str | None = None
 
 
-@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE)
+@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE, loses=collection_lost)
 async def drop_collection(app: App, args: CollectionInput) -> DropCollectionOutput:
-    """Drops a collection with everything in it, for good."""
+    """Drops a collection with everything in it."""
     db_name = app.database(args.db_name)
     schema = await app.schemas.confirmed_itself(db_name, args.collection_name)
+    if undo.is_on(app):
+        dropped = await undo.drop(app, db_name, schema)
+        return DropCollectionOutput(dropped=True, kept_as=dropped.name, kept_until=undo.as_time(dropped.until))
     async with app.clients.client(db_name) as client:
         if aliases := await client.if_allowed(client.aliases(schema.name)):
             raise Conflict(f"{schema.name} has aliases: {', '.join(aliases)}", hint="drop_alias them first")
@@ -365,11 +372,11 @@ async def _create(
     app: App, client: "Client", db_name: str, wanted: CollectionSchema, num_partitions: int | None
 ) -> None:
     """Whatever fails after the creation, cancellation too, takes the collection away again."""
-    async with AsyncExitStack() as undo:
+    async with AsyncExitStack() as failing:
         with anyio.fail_after(app.settings.timeout, shield=True):  # cancelled halfway, it would stay unknown to us
             await client.create_with_or_without(wanted, PROPERTY, num_partitions=num_partitions)
             made = await client.describe(wanted.name)
-        undo.push_async_callback(_shielded_drop, client, made, app.settings.timeout)
+        failing.push_async_callback(_shielded_drop, client, made, app.settings.timeout)
         if (binding := wanted.properties.get(PROPERTY)) and PROPERTY not in made.properties:
             await app.properties.keep(db_name, made, {PROPERTY: binding})
         for index in wanted.indexes:
@@ -377,7 +384,7 @@ async def _create(
         for index in wanted.indexes:
             await wait_for_index(client, wanted.name, index.field_name, app.report_progress)
         await load_and_wait(client, wanted.name, app.report_progress)
-        undo.pop_all()
+        failing.pop_all()
 
 
 async def _shielded_drop(client: "Client", made: CollectionSchema, seconds: float) -> None:

@@ -6,11 +6,13 @@ from pydantic import Field
 
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import AlreadyExists, Conflict, InvalidArgument, NotFound
+from mcp_server_milvus.losses import database_lost
 from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.results import masked
 from mcp_server_milvus.milvus.specs import Properties, split_properties
 from mcp_server_milvus.tool import Input, Output, tool
+from mcp_server_milvus.undo import in_trash
 from mcp_server_milvus.vocabulary import Effect, Toolset
 
 if TYPE_CHECKING:
@@ -150,7 +152,7 @@ class DropDatabaseOutput(Output):
     dropped: bool
 
 
-@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE)
+@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE, loses=database_lost)
 async def drop_database(app: App, args: DropDatabaseInput) -> DropDatabaseOutput:
     """Drops a database that has no collections."""
     if args.db_name in {DEFAULT_DATABASE, app.settings.db_name}:
@@ -165,6 +167,8 @@ async def drop_database(app: App, args: DropDatabaseInput) -> DropDatabaseOutput
             f"{args.db_name} has {len(collections)} collections: {', '.join(collections[:SHOWN_COLLECTIONS])}{more}",
             hint="drop_collection each of them first",
         )
+    if dropped := await in_trash(app, args.db_name):
+        raise Conflict(f"{args.db_name} has {len(dropped)} dropped collections", hint="purge_dropped, with id: all")
     async with app.clients.client(app.settings.db_name) as client:
         await client.drop_database(args.db_name)
     app.schemas.forget_database(args.db_name)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import anyio.to_thread
 from pydantic import Field
 
+from mcp_server_milvus import undo
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import AlreadyExists, InvalidArgument, PartialWrite
 from mcp_server_milvus.filling import Filling
+from mcp_server_milvus.losses import matching_lost, replaced_by_upsert
 from mcp_server_milvus.milvus.entities import as_entities
 from mcp_server_milvus.milvus.filter_help import near_misses
 from mcp_server_milvus.milvus.filters import (
@@ -57,7 +59,7 @@ class Entities(Input):
     """The arguments of insert and upsert."""
 
     collection_name: Name
-    data: list[dict[str, Any]] | dict[str, Any] = Field(description="Entities; or one object of equally long columns")
+    data: list[dict[str, Any]] | dict[str, Any] = Field(description="Entities; or an object of columns")
     partition_name: Name | None = None
     db_name: Name | None = None
 
@@ -99,7 +101,7 @@ class UpsertOutput(Output):
     notes: list[str] | None = None
 
 
-@tool(toolset=Toolset.DATA, effect=Effect.MODIFY)
+@tool(toolset=Toolset.DATA, effect=Effect.MODIFY, loses=replaced_by_upsert)
 async def upsert(app: App, args: Entities) -> UpsertOutput:
     """Inserts entities, replacing those with the same primary key whole."""
     written = await _write(app, args, Given(_entities(args)), "upsert")
@@ -118,14 +120,17 @@ class DeleteInput(Input):
 
 
 class DeleteOutput(Output):
-    """How many entities were deleted."""
+    """How many entities were deleted, and how they can be restored."""
 
     delete_count: int
+    kept_as: str | None = Field(default=None, description="The id for restore_collection")
+    kept_until: str | None = None
+    undo: str | None = None
 
 
-@tool(toolset=Toolset.DATA, effect=Effect.DELETE)
+@tool(toolset=Toolset.DATA, effect=Effect.DELETE, loses=matching_lost)
 async def delete(app: App, args: DeleteInput) -> DeleteOutput:
-    """Deletes entities by ids or by filter, for good."""
+    """Deletes entities by ids or by filter."""
     db_name = app.database(args.db_name)
     if (args.ids is None) == (args.filter is None) or (args.filter is not None and not args.filter.strip()):
         raise InvalidArgument(
@@ -135,6 +140,11 @@ async def delete(app: App, args: DeleteInput) -> DeleteOutput:
     known = await app.schemas.confirmed(db_name, args.collection_name)
 
     matching = keys_filter(known, args.ids) if args.ids is not None else rendered(args.filter or "", args.filter_params)
+    kept = await undo.keep(app, db_name, known, "delete", matching=matching, partition_name=args.partition_name)
+    if kept.kept:
+        return DeleteOutput(delete_count=await undo.delete_kept(app, db_name, known, kept.kept), **kept.told)
+    if kept.found_nothing:
+        return DeleteOutput(delete_count=0)
 
     async def remove(client: "Client", schema: CollectionSchema) -> int:
         if client.backend.is_lite and args.partition_name:
@@ -153,7 +163,7 @@ async def delete(app: App, args: DeleteInput) -> DeleteOutput:
         return deleted if there is None else there
 
     count, _ = await app.read(db_name, args.collection_name, remove)
-    return DeleteOutput(delete_count=count)
+    return DeleteOutput(delete_count=count, **kept.told)
 
 
 class GetInput(Input):

@@ -12,6 +12,7 @@ from pydantic import Field, WithJsonSchema
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import Error, NotLoaded
 from mcp_server_milvus.filling import FileFilling
+from mcp_server_milvus.losses import replaced_by_export, replaced_by_import
 from mcp_server_milvus.milvus.filters import rendered
 from mcp_server_milvus.milvus.folders import Folders
 from mcp_server_milvus.milvus.names import Name
@@ -61,7 +62,7 @@ class ImportFileOutput(Output):
     pending: str | None = Field(None, description="What Milvus has still to do with the entities")
 
 
-@tool(toolset=Toolset.DATA, effect=Effect.MODIFY, uses_files=True)
+@tool(toolset=Toolset.DATA, effect=Effect.MODIFY, uses_files=True, loses=replaced_by_import)
 async def import_file(app: App, args: ImportFileInput) -> ImportFileOutput:
     """Imports entities from a file in the server's files folder."""
     db_name = app.database(args.db_name)
@@ -105,7 +106,7 @@ class ExportFileOutput(Output):
     bytes: int
 
 
-@tool(toolset=Toolset.DATA, effect=Effect.MODIFY, uses_files=True)
+@tool(toolset=Toolset.DATA, effect=Effect.MODIFY, uses_files=True, loses=replaced_by_export)
 async def export_file(app: App, args: ExportFileInput) -> ExportFileOutput:
     """Exports entities to a new .parquet, .jsonl or .csv."""
     from mcp_server_milvus.milvus.exporting import writer

@@ -9,8 +9,10 @@ from pydantic import Field
 
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import Conflict, NotFound
+from mcp_server_milvus.losses import index_lost
 from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.definition import completed_index
+from mcp_server_milvus.milvus.description import described_index
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.schema import CollectionSchema, Index
 from mcp_server_milvus.milvus.specs import Metric, Properties, split_properties
@@ -91,11 +93,12 @@ class DropIndexOutput(Output):
     """What there is now."""
 
     dropped: bool
+    dropped_index: dict[str, Any] = Field(description="build_index makes it again")
     indexes: list[str]
     loaded: bool
 
 
-@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE)
+@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE, loses=index_lost)
 async def drop_index(app: App, args: DropIndexInput) -> DropIndexOutput:
     """Drops an index of a released collection."""
     db_name = app.database(args.db_name)
@@ -113,7 +116,12 @@ async def drop_index(app: App, args: DropIndexInput) -> DropIndexOutput:
         whole = {field.name for field in schema.vector_fields} <= {each.field_name for each in left}
         app.schemas.forget(db_name, args.collection_name)
         loaded = await _drop(app, client, args.collection_name, index, whole=whole)
-    return DropIndexOutput(dropped=True, indexes=[each.index_name for each in left], loaded=loaded)
+    return DropIndexOutput(
+        dropped=True,
+        dropped_index=described_index(index),
+        indexes=[each.index_name for each in left],
+        loaded=loaded,
+    )
 
 
 class AlterIndexInput(Input):

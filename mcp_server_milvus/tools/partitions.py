@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import anyio
 from pydantic import Field
 
+from mcp_server_milvus import undo
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import InvalidArgument, NotFound
+from mcp_server_milvus.losses import partition_lost
 from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.results import cursor_fingerprint, decode_cursor, encode_cursor, fitting
@@ -37,7 +39,7 @@ class PartitionLine(Output):
     """One partition in a list."""
 
     partition_name: str
-    entity_count: int
+    entity_count: int | None = None
     loaded: bool
 
 
@@ -105,25 +107,30 @@ async def create_partition(app: App, args: PartitionInput) -> CreatePartitionOut
 
 
 class DropPartitionOutput(Output):
-    """That it is gone."""
+    """That it is gone, and how its entities can be restored."""
 
     dropped: bool
+    kept_as: str | None = Field(default=None, description="The id for restore_collection")
+    kept_until: str | None = None
+    undo: str | None = None
 
 
-@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE)
+@tool(toolset=Toolset.SCHEMA, effect=Effect.DELETE, loses=partition_lost)
 async def drop_partition(app: App, args: PartitionInput) -> DropPartitionOutput:
-    """Drops a partition with its entities, for good."""
+    """Drops a partition with its entities."""
     db_name = app.database(args.db_name)
     schema = await app.schemas.confirmed_itself(db_name, args.collection_name)
     _require_manual(schema)
     if args.partition_name == DEFAULT_PARTITION:
         raise InvalidArgument(f"{DEFAULT_PARTITION} cannot be dropped", hint="delete removes its entities")
-    async with app.clients.client(db_name, seconds=app.settings.build_timeout) as client:
+    async with app.clients.client(db_name) as client:
         await _require_partitions(client, schema.name, [args.partition_name])
+    kept = await undo.keep_all(app, db_name, schema, "drop_partition", args.partition_name)
+    async with app.clients.client(db_name, seconds=app.settings.build_timeout) as client:
         await client.confirm(schema.name, schema)
         await _drop(app, client, schema.name, args.partition_name)
     app.schemas.forget(db_name, schema.name)
-    return DropPartitionOutput(dropped=True)
+    return DropPartitionOutput(dropped=True, **kept.told)
 
 
 class PartitionsInput(Input):
@@ -205,12 +212,12 @@ async def _require_partitions(client: "Client", collection_name: str, names: lis
 
 async def _drop(app: App, client: "Client", collection_name: str, partition_name: str) -> None:
     """A server drops no loaded partition: it is released first, and loaded again if it then cannot be dropped."""
-    async with AsyncExitStack() as undo:
+    async with AsyncExitStack() as failing:
         if client.backend.has(Feature.LOAD_PARTITIONS) and await client.is_loaded(collection_name, [partition_name]):
             await client.release_partitions(collection_name, [partition_name])
-            undo.push_async_callback(_shielded_load, app, client, collection_name, partition_name)
+            failing.push_async_callback(_shielded_load, app, client, collection_name, partition_name)
         await client.drop_partition(collection_name, partition_name)
-        undo.pop_all()
+        failing.pop_all()
 
 
 async def _shielded_load(app: App, client: "Client", collection_name: str, partition_name: str) -> None:

@@ -62,11 +62,11 @@ class SearchInput(Input):
     output_fields: list[str] | None = Field(None, description="Default: all but vectors")
     snippet: bool | None = Field(None, description="Passage instead of the text")
     partition_names: list[Name] | None = None
-    radius: float | None = Field(None, description="Worst score that is still a hit")
+    radius: float | None = Field(None, description="Worst score of a hit")
     range_filter: float | None = Field(None, description="Best score, with radius")
-    group_by_field: Name | None = Field(None, description="Only the best of each group")
+    group_by_field: Name | None = Field(None, description="The best of each group")
     group_size: int | None = Field(None, ge=1, le=1_000)
-    exact: bool = Field(default=False, description="Score every match: no index, slow")
+    exact: bool = Field(default=False, description="Score every match; slow")
     params: dict[str, Any] = Field(default_factory=dict, description='Of the index: {"ef": 100}, {"nprobe": 32}, …')
     consistency_level: Level | None = None
     db_name: Name | None = None

@@ -2,124 +2,213 @@
 
 A call of a handshake protocol is answered by an event stream, so that its progress reaches the client; a call of the
 modern one by plain JSON unless it has progress to report. The SDK does so by itself when it is not told otherwise.
+
+A request passes, from the outside in: the connection's patience (`prompt`), the Host and Origin check and CORS
+(`security`), who calls, and then the SDK's routes, which refuse whoever is nobody and read the body within its limit.
 """
 
 import contextlib
 import functools
-import ipaddress
 import logging
 import socket
-from collections.abc import Generator
-from typing import Any
+import ssl
+from collections.abc import AsyncGenerator, Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
 
 import anyio
 import uvicorn
 from anyio.abc import TaskStatus
 from mcp.server import MCPServer
+from mcp.server.auth.provider import TokenVerifier
+from mcp.server.auth.routes import create_protected_resource_routes
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_server_milvus.settings import Settings
+from mcp_server_milvus.transports.health import Health
+from mcp_server_milvus.transports.metrics import Metrics
+from mcp_server_milvus.transports.prompt import PromptProtocol
+from mcp_server_milvus.transports.security import (
+    CHECKED_HERE,
+    Names,
+    RefuseForeign,
+    cors,
+    require_guarded,
+    tls,
+    who_calls,
+)
 from mcp_server_milvus.transports.signals import on_stop_signal
+from mcp_server_milvus.vocabulary import Scope as TokenScope
 from mcp_server_milvus.vocabulary import Transport
 
-BODY_LIMIT = 64 * 1024 * 1024
 DRAIN_SECONDS = 60
 FLUSH_SECONDS = 5  # for a client that is slow to read the last of its answer
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+MEGABYTE = 2**20
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is served or asked beside the server itself."""
+
+    verifier: TokenVerifier | None = None
+    health: Health = field(default_factory=Health)
+    metrics: Metrics | None = None
 
 
 async def serve_http(
-    server: MCPServer[Any], settings: Settings, *, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED
+    server: MCPServer[Any],
+    settings: Settings,
+    beside: Beside | None = None,
+    *,
+    task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve both transports, or SSE alone where the settings say so, until SIGTERM or SIGINT.
 
     Calls in flight are then answered, for at most 60 s. `task_status` is told the URL once the server listens.
 
     Raises:
+        SettingsError: anybody on the network could do everything, or the certificate cannot be used.
         OSError: nothing can listen at the host and port of the settings; the text says why.
     """
+    beside = beside or Beside()
+    require_guarded(settings, authenticated=beside.verifier is not None)
+    context = tls(settings)
     listener = _listener(settings.host, settings.port)
     logging.getLogger("mcp.server.sse").setLevel(logging.CRITICAL)  # it logs whole requests, passwords and all
-    if settings.transport is Transport.SSE:
-        app = sse_app(server, host=settings.host)
-    else:
-        app = http_app(server, host=settings.host, stateless=settings.stateless)
-    calls, responses = _Calls(), _Responses(app)
+    calls, responses = _Calls(), _Responses(http_app(server, settings, beside))
     server.middleware.append(calls)
-    config = uvicorn.Config(
-        responses,
-        lifespan="on",
+    main = _Uvicorn(_config(responses, settings, context, lifespan="on"), calls, responses, beside.health)
+    async with _metrics_apart(settings, beside, context):
+        scheme = "https" if context else "http"
+        task_status.started(f"{scheme}://{_in_url(settings.host)}:{listener.getsockname()[1]}")
+        await main.serve([listener])
+
+
+def _always(context: ssl.SSLContext) -> Callable[..., ssl.SSLContext]:
+    return lambda *_: context  # pyright: ignore[reportUnknownLambdaType]
+
+
+def _config(
+    app: ASGIApp, settings: Settings, context: ssl.SSLContext | None, *, lifespan: Literal["on", "off"]
+) -> uvicorn.Config:
+    largest = 2 * settings.max_body_megabytes * MEGABYTE + MEGABYTE  # what is more than refused is not even read
+    return uvicorn.Config(
+        app,
+        http=cast("Any", functools.partial(PromptProtocol, largest=largest)),
+        ws="none",
+        lifespan=lifespan,
         log_config=None,
         log_level=logging.WARNING,
         access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        ssl_context_factory=_always(context) if context else None,
         timeout_graceful_shutdown=FLUSH_SECONDS,
     )
-    task_status.started(f"http://{_in_url(settings.host)}:{listener.getsockname()[1]}")
-    await _Uvicorn(config, calls, responses).serve([listener])
 
 
-def http_app(server: MCPServer[Any], *, host: str, stateless: bool = False) -> Starlette:
-    """Streamable HTTP and SSE. Only requests that name `host`, or come from a page of it, are served."""
-    security = _security(host)
-    streamable = server.streamable_http_app(
-        stateless_http=stateless, max_request_body_size=BODY_LIMIT, transport_security=security
-    )
-    sse = server.sse_app(max_request_body_size=BODY_LIMIT, transport_security=security)
+def http_app(server: MCPServer[Any], settings: Settings, beside: Beside) -> Starlette:
+    """The transports of the settings, with what is beside them, for those who may come in."""
+    names = Names.of(settings)
+    body = settings.max_body_megabytes * MEGABYTE
+    sse = server.sse_app(max_request_body_size=body, transport_security=CHECKED_HERE)
+    routes: list[BaseRoute] = [*beside.health.routes, *_metadata(server), *sse.routes]
+    lifespan = None
+    if settings.transport is not Transport.SSE:
+        streamable = server.streamable_http_app(
+            stateless_http=settings.stateless,
+            max_request_body_size=body,
+            session_idle_timeout=settings.session_seconds,
+            max_sessions=settings.max_sessions,
+            transport_security=CHECKED_HERE,
+        )
+        routes += streamable.routes
+        lifespan = streamable.router.lifespan_context
+    if beside.metrics and _is_public(settings, beside):
+        routes.append(beside.metrics.route)
     return Starlette(
-        routes=[Route("/health", _health), *streamable.routes, *sse.routes],
-        middleware=[Middleware(_RefuseForeign, security)],
-        lifespan=streamable.router.lifespan_context,
+        routes=routes,
+        middleware=[
+            Middleware(RefuseForeign, names),
+            *([cors(names)] if settings.cors else []),
+            *who_calls(settings, beside.verifier),
+            Middleware(_FewStreams, settings.max_sessions),
+        ],
+        lifespan=lifespan,
     )
 
 
-def sse_app(server: MCPServer[Any], *, host: str) -> Starlette:
-    """SSE alone. Only requests that name `host`, or come from a page of it, are served."""
-    security = _security(host)
-    sse = server.sse_app(max_request_body_size=BODY_LIMIT, transport_security=security)
-    return Starlette(routes=[Route("/health", _health), *sse.routes], middleware=[Middleware(_RefuseForeign, security)])
+def _metadata(server: MCPServer[Any]) -> list[Route]:
+    """Where a client learns whom to ask for a token, and for what. The SDK's own tells no scopes."""
+    auth = server.settings.auth
+    if auth is None or auth.resource_server_url is None:
+        return []
+    return create_protected_resource_routes(auth.resource_server_url, [auth.issuer_url], [*TokenScope])
 
 
-async def _health(_: Request) -> Response:
-    return JSONResponse({"status": "ok"})
+def _is_public(settings: Settings, beside: Beside) -> bool:
+    """Whether /metrics is served on the port of the clients. Not without a token where they need one."""
+    if settings.metrics_port:
+        return False
+    if settings.metrics_token.get_secret_value() or beside.verifier is None:
+        return True
+    LOGGER.info("there is no /metrics: set metrics_token or metrics_port")
+    return False
 
 
-def _security(host: str) -> TransportSecuritySettings:
-    """Keeps a web page from reaching this server through a name of its own (DNS rebinding)."""
-    address = _address(host)
-    if host == "localhost" or (address and address.is_loopback):
-        names = LOOPBACK
-    elif address and address.is_unspecified:
-        names = (*LOOPBACK, socket.gethostname())
-    else:
-        names = (_in_url(host),)
-    origins = [f"{scheme}://{name}" for scheme in ("http", "https") for name in names]
-    return TransportSecuritySettings(
-        allowed_hosts=[*names, *(f"{name}:*" for name in names)],
-        allowed_origins=[*origins, *(f"{origin}:*" for origin in origins)],
-    )
+@contextlib.asynccontextmanager
+async def _metrics_apart(settings: Settings, beside: Beside, context: ssl.SSLContext | None) -> AsyncGenerator[None]:
+    """While the block runs, health and metrics are served on their own port, if they have one."""
+    if not settings.metrics_port:
+        yield
+        return
+    listener = _listener(settings.host, settings.metrics_port)
+    routes = [*beside.health.routes, *([beside.metrics.route] if beside.metrics else [])]
+    app = Starlette(routes=routes, middleware=[Middleware(RefuseForeign, Names.of(settings))])
+    aside = _Aside(_config(app, settings, context, lifespan="off"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(aside.serve, [listener])
+        yield
+        aside.should_exit = True
 
 
-class _RefuseForeign:
-    """ASGI middleware: what `_security` forbids gets 421 or 403. The SDK's own check of `/sse` ends in a traceback."""
+def sessions_of(server: MCPServer[Any]) -> Callable[[], int]:
+    """How many sessions of Streamable HTTP there are. The SDK tells nobody."""
 
-    def __init__(self, app: ASGIApp, security: TransportSecuritySettings) -> None:
+    def count() -> int:
+        try:
+            return len(server.session_manager._server_instances)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        except RuntimeError:  # it is not served
+            return 0
+
+    return count
+
+
+class _FewStreams:
+    """ASGI middleware: event streams of `/sse`, each a session, and only so many. The SDK bounds its others."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
-        self._security = TransportSecurityMiddleware(security)
+        self._most = most
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != "/health":
-            refusal = await self._security.validate_request(Request(scope))
-            if refusal:
-                await refusal(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http" or scope["path"] != "/sse":
+            await self._app(scope, receive, send)
+        elif self._open >= self._most:
+            await PlainTextResponse("Too many open sessions", 503)(scope, receive, send)
+        else:
+            self._open += 1
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._open -= 1
 
 
 class _Calls:
@@ -158,7 +247,15 @@ class _Responses:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = complete = False
+        started = complete = heard = False
+
+        async def listened() -> Message:
+            nonlocal heard
+            message = await receive()
+            heard = heard or (message["type"] == "http.request" and not message.get("more_body"))
+            if message["type"] == "http.disconnect" and not heard:
+                open_response.cancel()  # nobody waits for an answer to half a request
+            return message
 
         async def watched(message: Message) -> None:
             nonlocal started, complete
@@ -168,7 +265,7 @@ class _Responses:
         with anyio.CancelScope() as open_response:
             self._open.add(open_response)
             try:
-                await self._app(scope, receive, watched)
+                await self._app(scope, listened, watched)
             finally:
                 self._open.discard(open_response)
         if not open_response.cancelled_caught or complete:
@@ -186,8 +283,9 @@ class _Responses:
 class _Uvicorn(uvicorn.Server):
     """Answers what is in flight before it shuts down, and ends event streams, which never end by themselves."""
 
-    def __init__(self, config: uvicorn.Config, calls: _Calls, responses: _Responses) -> None:
+    def __init__(self, config: uvicorn.Config, calls: _Calls, responses: _Responses, health: Health) -> None:
         super().__init__(config)
+        self._health = health
         self._calls = calls
         self._responses = responses
 
@@ -198,12 +296,21 @@ class _Uvicorn(uvicorn.Server):
             yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._health.ending = True
         for listening in self.servers:
             listening.close()
         with anyio.move_on_after(DRAIN_SECONDS):
             await self._calls.all_answered()
         self._responses.end()
         await super().shutdown(sockets)
+
+
+class _Aside(uvicorn.Server):
+    """One beside the main one, which hears of signals for it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -219,10 +326,3 @@ def _listener(host: str, port: int) -> socket.socket:
 
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None

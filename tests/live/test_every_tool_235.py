@@ -15,5 +15,9 @@ async def test_every_tool_works_or_is_refused_in_words(
     milvus_235_with_accounts: str, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     settings = ["--uri", milvus_235_with_accounts, "--token", "root:Milvus", "--files-dir", str(tmp_path)]
-    async with served("http", "--toolsets", "all", *settings) as url, Client(f"{url}/mcp") as client:
+    settings += ["--undo", "--data-dir", str(tmp_path / "data")]
+    async with (
+        served("http", "--toolsets", "all", "--confirm", "never", *settings) as url,
+        Client(f"{url}/mcp") as client,
+    ):
         require_recorded(pytestconfig, "Milvus 2.3.5", await outcomes(client))

@@ -23,7 +23,7 @@ from mcp_server_milvus.milvus.embedded import EmbeddedEngine
 from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import load_settings
 from mcp_server_milvus.tools import TOOLS
-from tests.agent import UNATTENDED
+from tests.agent import UNATTENDED, without_note
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -53,7 +53,7 @@ class Agent:
         result = await self.client.call_tool(tool, arguments)
         assert not result.is_error, result.structured_content
         assert result.structured_content is not None
-        return result.structured_content
+        return without_note(result.structured_content)
 
     async def refused(self, tool: str, **arguments: Any) -> dict[str, Any]:
         result = await self.client.call_tool(tool, arguments)

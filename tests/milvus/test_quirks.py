@@ -130,7 +130,7 @@ async def test_no_argument_that_is_a_name_can_be_a_path(lite: Agent, raw: AsyncM
     path = "../collections/q_victim"
     assert await raw.describe_collection(path)
 
-    for tool in TOOLS:
+    for tool in (each for each in TOOLS if not each.uses_files):  # which have no folder here
         properties = tool.input_schema["properties"]
         for name in NAMES & properties.keys():
             refusal = await lite.refused(tool.name, **(CALLS[tool.name] | {name: path}))

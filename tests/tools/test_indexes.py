@@ -177,7 +177,8 @@ async def test_an_index_of_a_loaded_collection_is_dropped_only_by_releasing_it(a
     assert set(await indexes_of(agent, filled)) == {"vector", "other", "year"}
 
     dropped = await agent.call("drop_index", release=True, **year)
-    assert dropped == {"dropped": True, "indexes": ["vector", "other"], "loaded": True}
+    was = {"field_name": "year", "index_type": "INVERTED"}
+    assert dropped == {"dropped": True, "dropped_index": was, "indexes": ["vector", "other"], "loaded": True}
     assert set(await indexes_of(agent, filled)) == {"vector", "other"}
     found = await agent.call("search", collection_name=filled, vector=[3, 1], anns_field="vector", limit=1)
     assert keys(found["hits"]) == [3]
@@ -186,7 +187,8 @@ async def test_an_index_of_a_loaded_collection_is_dropped_only_by_releasing_it(a
 async def test_without_its_index_a_vector_field_cannot_be_searched(agent: Agent, filled: str) -> None:
     other = {"collection_name": filled, "index_name": "other"}
     dropped = await agent.call("drop_index", release=True, **other)
-    assert dropped == {"dropped": True, "indexes": ["vector"], "loaded": False}
+    was = {"field_name": "other", "index_type": "AUTOINDEX", "metric_type": "COSINE"}
+    assert dropped == {"dropped": True, "dropped_index": was, "indexes": ["vector"], "loaded": False}
     error = await agent.fails("search", collection_name=filled, vector=[3, 1], anns_field="other")
     assert (error["code"], "build_index" in error["hint"]) == ("conflict", True)
     error = await agent.fails("drop_index", **other)

@@ -21,7 +21,7 @@ from mcp.client.sse import sse_client
 from mcp.server import MCPServer
 
 from mcp_server_milvus.settings import Settings
-from mcp_server_milvus.transports.http import http_app, serve_http
+from mcp_server_milvus.transports.http import Beside, http_app, serve_http
 
 pytestmark = pytest.mark.anyio
 
@@ -117,7 +117,7 @@ async def test_a_call_of_20_mb_is_taken(url: str, kind: str) -> None:
 async def test_health_is_ok_under_any_name(url: str) -> None:
     async with httpx2.AsyncClient() as http:
         response = await http.get(f"{url}/health", headers={"Host": "10.1.2.3:8000"})
-    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+    assert (response.status_code, response.json()) == (200, {"status": "ok", "ready": True})
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,8 @@ async def test_a_refusal_leaves_no_traceback() -> None:
     ],
 )
 async def test_only_the_servers_own_names_are_served(host: str, header: str, *, served: bool) -> None:
-    transport = httpx2.ASGITransport(http_app(MCPServer("names"), host=host))
+    settings = Settings.model_validate({"transport": "http", "host": host})
+    transport = httpx2.ASGITransport(http_app(MCPServer("names"), settings, Beside()))
     async with httpx2.AsyncClient(transport=transport) as http:
         for names in ({"Host": header}, {"Host": header, "Origin": f"https://{header}"}):
             response = await http.post("http://test/messages/", headers=names, json=INITIALIZE)
@@ -170,7 +171,8 @@ async def test_only_the_servers_own_names_are_served(host: str, header: str, *, 
 
 async def test_without_sessions_a_legacy_call_needs_no_handshake() -> None:
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
-    app = http_app(MCPServer("stateless"), host="localhost", stateless=True)
+    settings = Settings.model_validate({"transport": "http", "stateless": True})
+    app = http_app(MCPServer("stateless"), settings, Beside())
     headers = {"Accept": "application/json, text/event-stream"}
     async with app.router.lifespan_context(app), httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http:
         response = await http.post("http://localhost/mcp", json=call, headers=headers)

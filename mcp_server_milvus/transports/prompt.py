@@ -1,0 +1,78 @@
+"""Connections whose clients send what they have to say, and in time."""
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+REQUEST_SECONDS = 20.0
+"""In which a request has to come, head and body."""
+
+SLOWEST = 16_384
+"""Bytes in a second: for each so many a request has another one."""
+
+
+class PromptProtocol(H11Protocol):
+    """HTTP/1.1 as uvicorn speaks it, but that nobody holds a connection by sending a request slowly, or without end.
+
+    uvicorn alone waits for ever for the end of a head or a body, and reads a body that nobody wants to its end.
+    """
+
+    def __init__(self, *args: Any, largest: int, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._largest = largest
+        self._received = 0
+        self._since: float | None = None
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._wait_for_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._since is None:
+            self._wait_for_request()
+        self._received += len(data)
+        if self._received > self._largest:
+            self.transport.abort()
+            return
+        request = self.cycle, self.conn.their_state
+        super().data_received(data)
+        if (self.cycle, self.conn.their_state) != request:
+            self._wait_for_request()
+        self._see_whether_it_is_complete()
+
+    def on_response_complete(self) -> None:
+        """The next request may have come in part already."""
+        super().on_response_complete()
+        if not self.transport.is_closing() and self._since is None:
+            self._wait_for_request()
+            self._see_whether_it_is_complete()
+
+    def _wait_for_request(self) -> None:
+        self._wait_no_more()
+        self._since, self._received = self.loop.time(), 0
+        self._watch = self.loop.call_later(REQUEST_SECONDS, self._look)
+
+    def _see_whether_it_is_complete(self) -> None:
+        if self.conn.their_state not in {h11.IDLE, h11.SEND_BODY}:
+            self._wait_no_more()
+
+    def _wait_no_more(self) -> None:
+        self._since = None
+        if self._watch:
+            self._watch.cancel()
+
+    def _look(self) -> None:
+        if self._since is None:
+            return
+        end = self._since + REQUEST_SECONDS + self._received / SLOWEST
+        if self.loop.time() >= end:
+            self.transport.abort()
+        else:
+            self._watch = self.loop.call_at(end, self._look)
