@@ -1,9 +1,11 @@
 """What a tool works with: settings, clients, schemas and embedders, opened once per process."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, closing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
+
+import anyio.to_thread
 
 from mcp_server_milvus.audit import AuditLog
 from mcp_server_milvus.embedding.binding import Binding, bindings_in, mapped
@@ -19,6 +21,7 @@ from mcp_server_milvus.milvus.properties import KeptProperties
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.milvus.waiting import ReportProgress, load_and_wait
 from mcp_server_milvus.policy import LOCAL, Caller, Policy
+from mcp_server_milvus.reach import EVERYTHING
 from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.signing import Signatures
 from mcp_server_milvus.vocabulary import MilvusIdentity
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from mcp_server_milvus.milvus.client import Client
 
 Result = TypeVar("Result")
+
+ACCOUNT_DIGITS = 12
+"""Of the digest by which two Milvus accounts of one caller are told apart."""
 
 
 async def report_nothing(progress: float, total: float | None, message: str | None) -> None:
@@ -59,6 +65,10 @@ class App:
         reach = self.policy.reach.with_trash()
         return replace(self, clients=self.clients.seen_by(reach), schemas=self.schemas.seen_by(reach))
 
+    def with_everything(self) -> "App":
+        """The same with all that there is on the caller's connection: for keeping house, never for an answer."""
+        return replace(self, clients=self.clients.seen_by(EVERYTHING), schemas=self.schemas.seen_by(EVERYTHING))
+
     def with_every_field(self) -> "App":
         """The same, with the values of masked fields too: for entities that are kept, and shown to nobody."""
         reach = self.policy.reach.with_every_field()
@@ -71,6 +81,18 @@ class App:
         if self.settings.milvus_identity is MilvusIdentity.CALLER:
             clients, schemas = self.identities.of(policy.caller.credentials)
         return replace(self, policy=policy, clients=clients.seen_by(reach), schemas=schemas.seen_by(reach))
+
+    async def caller_name(self) -> str:
+        """The caller's name, and where callers bring their own Milvus accounts, which one: those are as many callers.
+
+        The account is told by a digest, which means something only to servers that share the data folder.
+        """
+        caller = self.policy.caller
+        if caller.credentials is None:
+            return caller.name
+        secret = caller.credentials.get_secret_value()
+        digest = await anyio.to_thread.run_sync(self.signatures.digest, "account", secret)
+        return f"{caller.name}#{digest[:ACCOUNT_DIGITS]}"
 
     def database(self, db_name: str | None) -> str:
         """The database of a call: the one it names, or the setting's."""
@@ -156,23 +178,22 @@ class App:
 @asynccontextmanager
 async def open_app(settings: Settings) -> AsyncGenerator[App]:
     """The App of this process, until the block ends. Connects to nothing and imports no pymilvus yet."""
-    async with ClientPool(settings) as clients, Embedders(settings.all_embedders) as embedders:
+    async with AsyncExitStack() as stack:
+        clients = await stack.enter_async_context(ClientPool(settings))
+        embedders = await stack.enter_async_context(Embedders(settings.all_embedders))
         properties = KeptProperties(settings.data_dir, settings.uri)
-        schemas = SchemaCache(clients, properties, ttl=settings.schema_ttl)
-        policy = Policy(settings, LOCAL)
         signatures = Signatures(settings.data_dir)
-        with closing(AuditLog(settings)) as audit:
-            async with aclosing(Identities(settings, properties)) as identities:
-                everything = App(
-                    settings,
-                    clients,
-                    schemas,
-                    embedders,
-                    properties,
-                    Gate(settings),
-                    policy,
-                    signatures,
-                    audit,
-                    identities,
-                )
-                yield everything.within(policy)
+        policy = Policy(settings, LOCAL)
+        everything = App(
+            settings=settings,
+            clients=clients,
+            schemas=SchemaCache(clients, properties, ttl=settings.schema_ttl),
+            embedders=embedders,
+            properties=properties,
+            gate=Gate(settings),
+            policy=policy,
+            signatures=signatures,
+            audit=stack.enter_context(closing(AuditLog(settings, signatures))),
+            identities=await stack.enter_async_context(aclosing(Identities(settings, properties))),
+        )
+        yield everything.within(policy)

@@ -5,14 +5,14 @@ line is one write at the end of the file, so that several servers may share it; 
 one is begun.
 """
 
-import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from time import perf_counter
@@ -24,8 +24,10 @@ from mcp_server_milvus.errors import Internal
 from mcp_server_milvus.milvus.results import masked
 from mcp_server_milvus.redaction import Secrets
 from mcp_server_milvus.settings import Settings
+from mcp_server_milvus.signing import Signatures
 
 STDERR = "stderr"
+TELL_THE_OPERATOR = "tell the operator of this server"
 LONGEST_NAME = 255
 
 NOT_COUNTED = frozenset({"applied_limits", "notes"})
@@ -50,9 +52,10 @@ class Call:
 class AuditLog:
     """The lines of this process. Without a file, or `stderr`, nothing is written and everything succeeds."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, signatures: Signatures) -> None:
         self._target = settings.audit
         self._with_arguments = settings.audit_arguments
+        self._digest = partial(signatures.digest, "arguments")
         self._lock = threading.Lock()
         self._file = -1
         self._is_torn = False  # a full disk took the beginning of a line
@@ -64,9 +67,7 @@ class AuditLog:
             Internal: that cannot be written, so the call must not run.
         """
         if not await self._written(call, {"phase": "begin"}):
-            raise Internal(
-                "the audit log cannot be written, so nothing was done", hint="tell the operator of this server"
-            )
+            raise Internal("the audit log cannot be written, so nothing was done", hint=TELL_THE_OPERATOR)
 
     async def end(self, call: Call, outcome: str, structured: Mapping[str, Any]) -> bool:
         """Says how the call ended; False when that cannot be written."""
@@ -101,7 +102,7 @@ class AuditLog:
             "db_name": _name(call.arguments.get("db_name")) or call.db_name,
             "collection_name": _name(call.arguments.get("collection_name")),
             **more,
-            "arguments": told_arguments(call, whole=self._with_arguments),
+            "arguments": shown_arguments(call) if self._with_arguments else digest_of_arguments(call, self._digest),
         }
         told = {name: value for name, value in line.items() if value not in ("", {})}
         text = json.dumps(told, separators=(",", ":")).encode() + b"\n"
@@ -131,13 +132,14 @@ class AuditLog:
         self._file = -1
 
 
-def told_arguments(call: Call, *, whole: bool) -> Any:
-    """The arguments without secrets, or their digest: from one with a password in it, the password could be guessed."""
-    shown = _without_secrets(masked(call.arguments), call.secrets)
-    if whole:
-        return shown
-    canonical = json.dumps(shown, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
+def shown_arguments(call: Call) -> Any:
+    """The arguments without secrets."""
+    return _without_secrets(masked(call.arguments), call.secrets)
+
+
+def digest_of_arguments(call: Call, digest: Callable[[str], str]) -> str:
+    """What tells calls with the same arguments, to servers that share the data folder, and to nobody the arguments."""
+    return f"hmac-sha256:{digest(json.dumps(shown_arguments(call), sort_keys=True, separators=(',', ':')))}"
 
 
 def counted(structured: Mapping[str, Any]) -> dict[str, int]:

@@ -158,7 +158,8 @@ def _token(name: str = "NAME") -> int:
     from mcp_server_milvus.auth.tokens import entry_for, new_token
 
     token = new_token()
-    print(f"# For the client, and for nobody else: {token}\n{entry_for(name, token)}")
+    print(f"For the client, and for nobody else: {token}", file=sys.stderr)
+    print(entry_for(name, token))
     return OK
 
 

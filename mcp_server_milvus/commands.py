@@ -15,7 +15,7 @@ from mcp_types import CallToolResult
 from mcp_server_milvus.app import App, open_app
 from mcp_server_milvus.content import compact
 from mcp_server_milvus.policy import Policy
-from mcp_server_milvus.server import annotations, build_server, call, not_offered
+from mcp_server_milvus.server import annotations, build_server, call, refused
 from mcp_server_milvus.settings import Settings, SettingsError
 from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.tools import TOOLS
@@ -28,15 +28,22 @@ async def serve(settings: Settings) -> None:
     """Serves clients until there is no more input, or a signal.
 
     Raises:
-        SettingsError: the toolsets name what there is not, or the settings of HTTP do not go together.
+        SettingsError: the toolsets name what there is not, or some settings do not go together.
         OSError: the port cannot be listened on.
     """
+    _require_reachable(settings)
     over = _over_stdio if settings.transport is Transport.STDIO else _over_http
     try:
         async with open_app(settings) as app:
             await over(app, Policy(settings).offered(TOOLS))
     except* (OSError, SettingsError) as failures:
         raise _first(failures) from None  # the groups are task groups', and say nothing
+
+
+def _require_reachable(settings: Settings) -> None:
+    """Raises SettingsError where every call would fail that names no database."""
+    if not Policy(settings).reach.sees_database(settings.db_name):
+        raise SettingsError(f"databases: {settings.databases!r} leaves out {settings.db_name!r}; set db_name, too")
 
 
 def _first(failures: BaseExceptionGroup[Exception]) -> Exception:
@@ -49,6 +56,8 @@ async def _over_stdio(app: App, tools: Sequence[Tool[Any, Any]]) -> None:
 
     if app.settings.milvus_identity is MilvusIdentity.CALLER:
         raise SettingsError("milvus_identity caller: its accounts come in headers; set transport http")
+    if app.settings.auth_tokens or app.settings.auth_issuer:
+        raise SettingsError("auth_tokens, auth_issuer: stdio has one client and no tokens; set transport http")
     server = build_server(app, tools)
     async with _warming_up(server, app):
         await serve_stdio(server)
@@ -83,13 +92,12 @@ async def _warming_up(server: MCPServer[Any], app: App) -> AsyncGenerator[None]:
 
 async def call_once(settings: Settings, name: str, arguments: dict[str, Any]) -> int:
     """Runs one tool and prints its structured result. Returns the exit code."""
-    policy = Policy(settings)
-    tools = {tool.name: tool for tool in policy.offered(TOOLS)}
-    if name not in tools:
-        error = not_offered(name, policy, TOOLS)
-        print(f"mcp-server-milvus: {error.message}; {error.hint}", file=sys.stderr)
-        return USAGE_ERROR
+    tools = {tool.name: tool for tool in Policy(settings).offered(TOOLS)}
     async with open_app(settings) as app:
+        if name not in tools:
+            error = cast("dict[str, Any]", (await refused(name, app, TOOLS, arguments)).structured_content)
+            print(f"mcp-server-milvus: {error['message']}; {error['hint']}", file=sys.stderr)
+            return USAGE_ERROR
         result = cast("CallToolResult", await call(tools[name], app, arguments))  # nobody can be asked in between
     print(compact(result.structured_content))
     return TOOL_ERROR if result.is_error else 0

@@ -28,6 +28,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from mcp_server_milvus.app import App
+from mcp_server_milvus.content import cleaned
 from mcp_server_milvus.errors import Denied, InvalidArgument, Unconfirmed
 from mcp_server_milvus.redaction import Secrets
 from mcp_server_milvus.signing import Bound
@@ -124,7 +125,7 @@ class _Confirmation:
             Unconfirmed: something else would be lost by now.
         """
         try:
-            with anyio.fail_after(self.app.settings.confirm_seconds):
+            with self.app.gate.left(), anyio.fail_after(self.app.settings.confirm_seconds):
                 answer = await context.session.elicit_form(self._question(problem), ANSWER, context.request_id)
         except TimeoutError:
             raise _declined(self.tool, "the user has not answered in time") from None
@@ -164,14 +165,14 @@ class _Confirmation:
     def _question(self, problem: str) -> str:
         """What the user reads: lines of ours, in which what comes from elsewhere is quoted, visible and short."""
         secrets = Secrets.of(self.app.settings, self.app.policy.caller.credentials)
-        sample = [json.dumps(each, ensure_ascii=False) for each in self.loss.preview.get("sample", [])]
+        sample = cleaned(self.loss.preview.get("sample", []), secrets)
         return "\n".join(
             [
                 *([f"Asked again: {problem}."] if problem else []),
                 f"The agent calls {self.tool.name}, which destroys data:",
-                _line(secrets.masked_content(self.loss.what), LONGEST_SENTENCE),
-                *(f"For example {_line(secrets.masked_content(each), LONGEST_ENTITY)}" for each in sample),
-                f"Afterwards: {_line(self.loss.undo, LONGEST_SENTENCE)}.",
+                _line(self.loss.what, LONGEST_SENTENCE, secrets),
+                *(f"For example {_line(_json(each), LONGEST_ENTITY, secrets)}" for each in sample),
+                f"Afterwards: {_line(self.loss.undo, LONGEST_SENTENCE, secrets)}.",
                 "Nothing is done unless you agree.",
             ]
         )
@@ -189,9 +190,10 @@ class _Confirmation:
         app = self.app
         milvus = app.settings.uri or str(app.settings.data_dir.expanduser().absolute())
         db_name = app.database(getattr(self.args, "db_name", None))
+        caller = await app.caller_name()
 
         def digests() -> Bound:
-            call = [by, self.tool.name, self.args.model_dump(), app.policy.caller.name, milvus, db_name]
+            call = [by, self.tool.name, self.args.model_dump(), caller, milvus, db_name]
             return Bound.of(call, self.loss.state)
 
         return await anyio.to_thread.run_sync(digests)
@@ -211,11 +213,17 @@ class _AsItIs:
 
 
 async def _loss(tool: Tool[Any, Any], app: App, args: Input) -> Loss | None:
-    """What the call would destroy; of a tool that does not tell, all that is known is its name and arguments."""
-    if tool.loses:
-        return await tool.loses(app, args)
-    named = json.dumps(args.model_dump(mode="json", exclude_unset=True), ensure_ascii=False)
-    return Loss(f"Calls {tool.name} with {visible(named)[:LONGEST_SENTENCE]}.", ())
+    """What the call would destroy; where that is not told, or not for this caller, only its name and arguments."""
+    loss = await tool.loses(app, args) if tool.loses else None
+    if tool.loses and (loss is None or app.policy.may_read):
+        return loss
+    named = _json(args.model_dump(mode="json", exclude_unset=True))
+    what = f"Calls {tool.name} with {visible(named)[:LONGEST_SENTENCE]}."
+    return Loss(what, loss.state, undo=loss.undo) if loss else Loss(what, ())
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _details(loss: Loss) -> dict[str, Any]:
@@ -229,9 +237,9 @@ def _has_a_user(context: Asking) -> bool:
     return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
 
 
-def _line(text: str, most: int) -> str:
-    """The text on one line, visible and not too long."""
-    shown = " ".join(visible(text).split())
+def _line(text: str, most: int, secrets: Secrets) -> str:
+    """The text on one line, visible, without secrets and not too long."""
+    shown = " ".join(secrets.masked_content(visible(text)).split())
     return shown if len(shown) <= most else f"{shown[:most]}…"
 
 

@@ -39,6 +39,11 @@ def told_error(structured: dict[str, Any], secrets: Secrets, *, quotes: bool) ->
     return _told(structured | own, secrets, QUOTING if quotes else "")
 
 
+def cleaned(value: Any, secrets: Secrets) -> Any:
+    """JSON without secrets, and without what nobody can see."""
+    return _Cleaning(secrets.masked_content).cleaned(value, "")
+
+
 def compact(value: Any) -> str:
     """The value as JSON without a byte too many."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -110,7 +115,7 @@ class _Cleaning:
         hidden, masked = sum(self.hidden.values()), sum(self.masked.values())
         return [
             *([f"{hidden} invisible characters removed from {_named(self.hidden)}"] if hidden else []),
-            *([f"{masked} values with secrets masked in {_named(self.masked)}"] if masked else []),
+            *([f"{masked} values with secrets masked in {_named(self.masked)}: do not store them"] if masked else []),
         ]
 
 

@@ -2,16 +2,16 @@
 
 import math
 import time
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections import Counter, OrderedDict
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 
 from mcp_server_milvus.errors import InvalidArgument, LimitExceeded, TooManyCalls
-from mcp_server_milvus.policy import Judged
+from mcp_server_milvus.policy import LOCAL, Judged
 from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.vocabulary import Effect, Toolset
 
@@ -25,6 +25,8 @@ REMEMBERED_CALLERS = 10_000
 """Of more, those who have not called for the longest time begin anew."""
 
 MINUTE = 60.0
+SHARE = 4
+"""One caller of several has at most one part of so many of the calls at one time."""
 
 Arguments = TypeVar("Arguments", bound=BaseModel)
 
@@ -45,6 +47,8 @@ class Gate:
         self._per_minute = settings.max_calls_per_minute
         self._clock = clock
         self._inside = 0
+        self._waiting = 0
+        self._of_caller = Counter[str]()
         self._allowances: OrderedDict[str, _Allowance] = OrderedDict()
 
     @asynccontextmanager
@@ -54,18 +58,53 @@ class Gate:
         Raises:
             TooManyCalls: there are too many at this moment, or the caller has made too many in this minute.
         """
-        if self._inside >= self._most:
-            raise TooManyCalls(
-                f"{self._most} calls are under way, and this server allows no more at one time (max_calls)",
-                hint="call again when they have ended",
-            )
+        self._require_room(self._inside)
+        self._require_share(caller)
         if self._per_minute:
             self._take(caller)
         self._inside += 1
+        self._of_caller[caller] += 1
         try:
             yield
         finally:
             self._inside -= 1
+            self._of_caller[caller] -= 1
+            if not self._of_caller[caller]:
+                del self._of_caller[caller]
+
+    @contextmanager
+    def left(self) -> Generator[None]:
+        """Makes room for another call while the block runs, in which one that was let in waits for its user.
+
+        Raises:
+            TooManyCalls: too many wait for their users, or there is no room to come back.
+        """
+        self._require_room(self._waiting)
+        self._inside -= 1
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            self._inside += 1
+        self._require_room(self._inside - 1)
+
+    def _require_room(self, taken: int) -> None:
+        if taken >= self._most:
+            raise TooManyCalls(
+                f"{self._most} calls are under way, and this server allows no more at one time (max_calls)",
+                hint="call again when they have ended",
+            )
+
+    def _require_share(self, caller: str) -> None:
+        """Nothing, if the caller has not all that one may have; those that wait for their user count."""
+        share = max(1, self._most // SHARE)
+        if caller != LOCAL.name and self._of_caller[caller] >= share:
+            raise TooManyCalls(
+                f"{share} calls of this caller are under way, and this server allows one caller no more at one time"
+                f" (max_calls: {self._most} for all)",
+                hint="call again when they have ended",
+            )
 
     def _take(self, caller: str) -> None:
         """One call less: each caller has as many as there may be in a minute, and gets them back evenly."""
@@ -95,16 +134,15 @@ def within_limits(tool: Judged, args: Arguments, settings: Settings) -> Argument
     """
     if tool.uses_files or tool.toolset not in {Toolset.SEARCH, Toolset.DATA}:
         return args
+    for number, leg in enumerate(getattr(args, "legs", ())):
+        _require_allowed(f"legs.{number}.limit", _amount(leg.limit), "max_entities_out", settings)
     lowered: dict[str, int] = {}
     for name, setting in _limited(tool):
         amount, most = _amount(getattr(args, name, None)), getattr(settings, setting)
-        if amount <= most:
-            continue
         if name in args.model_fields_set:
-            raise LimitExceeded(
-                f"{name}: {amount}, where this server allows {most} ({setting})", hint=f"ask for at most {most} at once"
-            )
-        lowered[name] = most
+            _require_allowed(name, amount, setting, settings)
+        if amount > most:
+            lowered[name] = most
     return args.model_copy(update=lowered) if lowered else args
 
 
@@ -117,6 +155,14 @@ def lowered(settings: Settings, meta: Mapping[str, Any]) -> Settings:
     asked = {name: value for name in LOWERED if (value := meta.get(META + name)) is not None}
     update = {name: min(_checked(name, value), getattr(settings, name)) for name, value in asked.items()}
     return settings.model_copy(update=update) if update else settings
+
+
+def _require_allowed(name: str, amount: int, setting: str, settings: Settings) -> None:
+    most = getattr(settings, setting)
+    if amount > most:
+        raise LimitExceeded(
+            f"{name}: {amount}, where this server allows {most} ({setting})", hint=f"ask for at most {most} at once"
+        )
 
 
 def _limited(tool: Judged) -> tuple[tuple[str, str], ...]:

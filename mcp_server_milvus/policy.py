@@ -75,6 +75,12 @@ class Policy:
             masked_fields=globs(self.settings.mask_fields),
         )
 
+    @property
+    def keeps_house(self) -> bool:
+        """Whether a call of the caller may remove what is too old: where it may change nothing, nothing is."""
+        may_write = bool(self.caller.scopes & {Scope.WRITE, Scope.ADMIN})
+        return may_write and not (self.settings.read_only or self.settings.no_drop or self.caller.mandatory_filter)
+
     def offered(self, tools: Sequence[AnyTool]) -> tuple[AnyTool, ...]:
         """The tools that there are for the caller, in the order of `tools`.
 
@@ -85,7 +91,16 @@ class Policy:
 
     def permits(self, tool: Judged) -> bool:
         """Whether the caller may call this tool at all."""
-        return not self.lacking(tool) and self._allows(tool) and self._in_scope(tool) and self._within_reach(tool)
+        return not self.lacking(tool) and self.would_permit(tool)
+
+    def would_permit(self, tool: Judged) -> bool:
+        """Whether the caller may call it on a server that has what the tool needs."""
+        return self._allows(tool) and self._in_scope(tool) and self._within_reach(tool)
+
+    @property
+    def may_read(self) -> bool:
+        """Whether the caller may learn what entities there are."""
+        return not self.caller.scopes.isdisjoint({Scope.READ, Scope.ADMIN})
 
     def lacking(self, tool: Judged) -> str:
         """The setting without which the tool can do nothing for anybody; empty if it has what it needs."""

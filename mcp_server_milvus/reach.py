@@ -64,6 +64,11 @@ class Reach:
         qualified = f"{collection_name}.{field_name}"
         return any(fnmatchcase(qualified if "." in glob else field_name, glob) for glob in self.masked_fields)
 
+    def would_unmask(self, collection_name: str, new_name: str) -> bool:
+        """Whether fields are masked by a collection's name that might not be by another, dynamic ones too."""
+        by_name = [glob.partition(".")[0] for glob in self.masked_fields if "." in glob]
+        return any(fnmatchcase(collection_name, glob) and not fnmatchcase(new_name, glob) for glob in by_name)
+
     def with_trash(self) -> "Reach":
         """The same, dropped collections among it."""
         return replace(self, in_trash=True)

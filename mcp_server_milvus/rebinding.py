@@ -11,6 +11,7 @@ from mcp_server_milvus.embedding.deadline import within
 from mcp_server_milvus.embedding.embedder import SAME_TEXT, Vector, shortest
 from mcp_server_milvus.errors import Conflict, InvalidArgument, NotFound
 from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.milvus.trash import NOTE
 from mcp_server_milvus.vocabulary import MetricType
 
 if TYPE_CHECKING:
@@ -45,12 +46,17 @@ class Rebinding:
 
 
 def require_other_properties(named: Iterable[str]) -> None:
-    """Nothing, if the properties that a caller sets or drops are not the bindings.
+    """Nothing, if the properties that a caller sets or drops are not what this server keeps there itself.
 
     Raises:
         InvalidArgument: they are.
     """
-    if PROPERTY in named:
+    names = set(named)
+    if NOTE in names:
+        raise InvalidArgument(
+            f"properties: {NOTE} is kept by this server", hint="drop_collection sets it, nothing else"
+        )
+    if PROPERTY in names:
         raise InvalidArgument(
             f"properties: {PROPERTY} is kept by this server",
             hint="create_collection with text_field binds a vector field to a text; alter_collection with embed_fields"

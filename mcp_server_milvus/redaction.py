@@ -24,9 +24,12 @@ USERINFO = re.compile(r"""://(?:[^\s/?#@:"'<>\\]*:[^\s/?#@"'<>\\]+|[^\s/?#@:"'<>
 """`://user:password@`, or a token in its place."""
 
 AUTHORIZATION = re.compile(
-    r"""(?i)(\bbearer\s+|\bauthorization["']?\s*[:=]\s*["']?(?:[a-z]+\s+)?)(?=[^\s"'\\]*\d)[^\s"',;\\]{16,}"""
+    r"""(?i)(\bbearer\s+|\bauthorization["']?\s*[:=]\s*["']?(?:[a-z]{1,40}\s+)?)(?=[^\s"'\\]{0,99}\d)[^\s"',;\\]{16,}"""
 )
-"""What is stored looks like a token when it is long and has a digit; `Bearer <your token>` is documentation."""
+"""What is stored looks like a token when it is long and soon has a digit; `Bearer <your token>` is documentation.
+
+Nothing here may look ahead without a bound: in a text made for that, it would look to its end again and again.
+"""
 
 AUTHORIZING = ("earer ", "EARER ", "uthorization", "UTHORIZATION")
 """What every text has in it in which that finds something, but for odd cases: looking for it is cheap."""
@@ -39,6 +42,8 @@ KEYED = re.compile(
     r"""[^\s"',;)}\]]+"""
 )
 """`token=…` and `'password': '…'`, in what programs say."""
+
+LINE_ENDS = str.maketrans({"\n": "\\n", "\r": "\\r"})
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,10 @@ class Secrets:
 
 
 class MaskingFormatter(logging.Formatter):
-    """Log lines without secrets and without characters that steer a terminal; tracebacks too."""
+    """Log lines without secrets and without characters that steer a terminal; tracebacks too.
+
+    A message is one line. The lines of a traceback are indented, so none of them looks like a message.
+    """
 
     def __init__(self, pattern: str, secrets: Secrets) -> None:
         super().__init__(pattern)
@@ -89,8 +97,21 @@ class MaskingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line. Whoever logs may name more secrets: `extra={"secrets": …}`."""
         more: Secrets = getattr(record, "secrets", self._secrets)
-        shown = logging.makeLogRecord(record.__dict__ | {"args": self._masked_arguments(record.args)})
+        own = {"args": self._masked_arguments(record.args), "exc_text": None}  # which another formatter has made
+        shown = logging.makeLogRecord(record.__dict__ | own)
         return visible(more.masked(self._secrets.masked(super().format(shown))))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name in `logging`
+        """The line without what follows it."""
+        return super().formatMessage(record).translate(LINE_ENDS)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # the name in `logging`
+        """The traceback."""
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802  # the name in `logging`
+        """The stack of who has logged."""
+        return _indented(super().formatStack(stack_info))
 
     def _masked_arguments(self, given: Any) -> Any:
         """The arguments, those that are nothing but a secret masked."""
@@ -98,6 +119,10 @@ class MaskingFormatter(logging.Formatter):
             return given
         arguments = cast("tuple[object, ...]", given)
         return tuple(self._secrets.masked(each) if isinstance(each, str) else each for each in arguments)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.replace("\r", "\\r").split("\n"))
 
 
 def _forms(settings: Settings, others: Iterable[SecretStr | None]) -> Iterator[str]:

@@ -42,11 +42,16 @@ LOGGER = logging.getLogger("mcp_server_milvus")
 INSTRUCTIONS = """\
 A Milvus vector database. list_collections and describe_collection show what is there; describe_collection gives an \
 example entity and an example search for each collection.
-To keep text and find it by {how}: create_collection with text_field; insert entities without vectors (chunk_size \
-splits long texts); search with text. Never make up a vector.
-With vectors of your own: create_collection with dimension, insert entities {{id, vector, ...}}, search with vector.
+{use}
 For a question about many entities use aggregate or query with order_by instead of reading them.
 Errors are {{code, message, hint, retriable}}: do what the hint says. Whole numbers beyond 2^53 travel as strings."""
+
+KEEPING = """\
+To keep text and find it by {how}: create_collection with text_field; insert entities without vectors (chunk_size \
+splits long texts); search with text. Never make up a vector.
+With vectors of your own: create_collection with dimension, insert entities {{id, vector, ...}}, search with vector."""
+
+FINDING = "To find text by {how}: search with text. Never make up a vector."
 
 
 def build_server(app: App, tools: Iterable[Tool[Any, Any]], **options: Any) -> MCPServer[None]:
@@ -55,12 +60,13 @@ def build_server(app: App, tools: Iterable[Tool[Any, Any]], **options: Any) -> M
     The options are the SDK's. With `auth` among them, whoever shows no token may do nothing.
     """
     authenticated = "auth" in options
+    tools = tuple(tools)
     offered = [_SdkTool.wrapping(tool, app, authenticated=authenticated) for tool in tools]
     server = _MilvusServer(
         name="mcp-server-milvus",
         title="Milvus",
         version=__version__,
-        instructions=INSTRUCTIONS.format(how="meaning and words" if app.embedders else "its words"),
+        instructions=_instructions(app, tools),
         tools=[*offered],
         cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL_MS, scope="private" if authenticated else "public")},
         log_level=cast("Any", app.settings.log_level),
@@ -70,6 +76,14 @@ def build_server(app: App, tools: Iterable[Tool[Any, Any]], **options: Any) -> M
     server.known = {tool.name: tool for tool in offered}
     server.seen_now = lambda: app.seen_by(current_caller(authenticated=authenticated))
     return server
+
+
+def _instructions(app: App, tools: Iterable[Tool[Any, Any]]) -> str:
+    """How the server is used, by whoever its settings let do the most."""
+    most = Policy(app.settings)
+    can_keep = {"create_collection", "insert"} <= {tool.name for tool in tools if most.permits(tool)}
+    how = "meaning and words" if app.embedders else "its words"
+    return INSTRUCTIONS.format(use=(KEEPING if can_keep else FINDING).format(how=how))
 
 
 def annotations(tool: Tool[Any, Any]) -> ToolAnnotations:
@@ -89,7 +103,7 @@ async def call(
 
     It is a question for the user where the client can ask one in between.
     """
-    this = _audited(tool.name, tool.effect, app, arguments, context)
+    this = await _audited(tool.name, tool.effect, app, arguments, context)
     app.meter.begun()
     outcome = None
     try:
@@ -98,7 +112,25 @@ async def call(
         is_written = await _end(app, this, outcome)
     if is_written or tool.effect is not Effect.READ:
         return result
-    return failed(told_error(Internal("the audit log cannot be written").as_dict(), this.secrets, quotes=False))
+    fault = Internal("the audit log cannot be written, so nothing is returned", hint=audit.TELL_THE_OPERATOR)
+    return failed(told_error(fault.as_dict(), this.secrets, quotes=False))
+
+
+async def refused(
+    name: str,
+    app: App,
+    tools: Sequence[Tool[Any, Any]],
+    arguments: dict[str, Any],
+    context: Context[Any, Any] | None = None,
+) -> CallToolResult:
+    """The outcome of a call of what is none of the tools that the caller may call, in the audit log as any other."""
+    error = not_offered(name, app.policy, tools)
+    effect = next((tool.effect for tool in tools if tool.name == name), "")
+    this = await _audited(name[:LONGEST_NAME], effect, app, arguments, context)
+    app.meter.begun()
+    result = failed(told_error(error.as_dict(), this.secrets, quotes=False))
+    await _end(app, this, result)
+    return result
 
 
 async def _result(
@@ -106,7 +138,7 @@ async def _result(
 ) -> CallToolResult | InputRequiredResult:
     may_quote = False
     try:
-        async with app.gate.entered(app.policy.caller.name):
+        async with app.gate.entered(this.caller):
             given = dict(this.arguments)
             token = given.pop(CONFIRM, None) if tool.is_confirmed else None
             settings = lowered(app.settings, (context and context.request_context.meta) or {})
@@ -168,21 +200,20 @@ def failed(told: Told) -> CallToolResult:
     return succeeded(told).model_copy(update={"is_error": True})
 
 
-def _audited(
+async def _audited(
     name: str, effect: str, app: App, arguments: dict[str, Any], context: Context[Any, Any] | None
 ) -> audit.Call:
     """What the audit log is told of a call. A session's id opens it, so only its digest is told."""
     session = ((context and context.headers) or {}).get("mcp-session-id", "")
-    caller = app.policy.caller
     return audit.Call(
-        caller=caller.name,
+        caller=await app.caller_name(),
         transport=app.settings.transport if context else "command line",
         session=hashlib.sha256(session.encode()).hexdigest()[:12] if session else "",
         tool=name,
         effect=effect,
         db_name=app.settings.db_name,
         arguments=arguments,
-        secrets=Secrets.of(app.settings, caller.credentials),
+        secrets=Secrets.of(app.settings, app.policy.caller.credentials),
     )
 
 
@@ -204,7 +235,7 @@ async def _end(app: App, this: audit.Call, result: CallToolResult | InputRequire
 
 def not_offered(name: str, policy: Policy, tools: Sequence[Tool[Any, Any]]) -> Error:
     """What a call is told of a tool that there is not for this caller, whether for others or for nobody."""
-    setting = next((policy.lacking(tool) for tool in tools if tool.name == name), "")
+    setting = next((policy.lacking(tool) for tool in tools if tool.name == name and policy.would_permit(tool)), "")
     if setting:
         return Denied(
             f"{name} needs the setting {setting}, which this server has not",
@@ -239,14 +270,7 @@ class _MilvusServer(MCPServer[None]):
     ) -> CallToolResult | InputRequiredResult:
         if name in self.offered:
             return await super().call_tool(name, arguments, context)
-        app = self.seen_now()
-        error = not_offered(name, app.policy, [tool.wrapped for tool in self.known.values()])
-        effect = self.known[name].wrapped.effect if name in self.known else ""
-        this = _audited(name[:LONGEST_NAME], effect, app, arguments, context)
-        app.meter.begun()
-        result = failed(told_error(error.as_dict(), this.secrets, quotes=False))
-        await _end(app, this, result)
-        return result
+        return await refused(name, self.seen_now(), [tool.wrapped for tool in self.known.values()], arguments, context)
 
 
 class _SdkTool(SdkTool):

@@ -84,6 +84,13 @@ def _checked_uri(uri: str) -> str:
     return parts.geturl() if parts else uri
 
 
+def _checked_log(path: str) -> str:
+    folder = Path(path).expanduser().parent
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    return path
+
+
 def _checked_folders(folders: str) -> str:
     for folder in filter(None, folders.split(os.pathsep)):
         if not Path(folder).expanduser().is_dir():
@@ -150,6 +157,13 @@ def _checked_origins(origins: str) -> str:
     return origins
 
 
+def _checked_patterns(patterns: str) -> str:
+    """Patterns that hold something, if only some were meant: none at all stands for everything, or for no field."""
+    if patterns and not words(patterns):
+        raise ValueError(f"{patterns!r} has no pattern in it")
+    return patterns
+
+
 def _checked_key(key: SecretStr) -> SecretStr:
     """The key without the line end of the file that it comes from: it becomes a header."""
     secret = key.get_secret_value().strip()
@@ -158,6 +172,7 @@ def _checked_key(key: SecretStr) -> SecretStr:
     return SecretStr(secret)
 
 
+Patterns = Annotated[str, AfterValidator(_checked_patterns)]
 BaseUrl = Annotated[str, AfterValidator(_checked_base_url)]
 ApiKey = Annotated[SecretStr, AfterValidator(_checked_key)]
 TrustedUrl = Annotated[str, AfterValidator(_checked_trusted_url)]
@@ -250,9 +265,11 @@ class Settings(BaseSettings):
     )
     read_only: bool = Field(default=False, description="Offer only tools that read")
     no_drop: bool = Field(default=False, description="Offer no tool that deletes or drops")
-    databases: str = Field("", description="Databases that there are for callers, as patterns: prod,team_*; empty: all")
-    collections: str = Field("", description="Collections that there are for callers, as patterns; empty: all")
-    mask_fields: str = Field("", description="Fields whose values are never shown, as patterns: ssn,users.mail_*")
+    databases: Patterns = Field(
+        "", description="Databases that there are for callers, as patterns: prod,team_*; empty: all"
+    )
+    collections: Patterns = Field("", description="Collections that there are for callers, as patterns; empty: all")
+    mask_fields: Patterns = Field("", description="Fields whose values are never shown, as patterns: ssn,users.mail_*")
     confirm: Confirm = Field(
         Confirm.ALWAYS,
         description="How calls that destroy are confirmed: elicit (the user is asked), token (by a second call),"
@@ -266,8 +283,11 @@ class Settings(BaseSettings):
         None, description="Keep what is dropped, truncated or deleted by filter; default: on the embedded database"
     )
     undo_hours: float = Field(72.0, gt=0, description="Hours that it is kept")
+    undo_collections: int = Field(100, ge=1, description="Dropped collections of a database that are kept at one time")
     undo_megabytes: int = Field(2_048, ge=1, description="Megabytes of the data folder that deleted entities may take")
-    audit: str = Field("", description="File for one line of JSON per call, or stderr; empty: none")
+    audit: Annotated[str, AfterValidator(_checked_log)] = Field(
+        "", description="File for one line of JSON per call, or stderr; empty: none"
+    )
     audit_arguments: bool = Field(default=False, description="Write whole arguments there, not digests of them")
     max_calls: int = Field(256, ge=1, description="Calls of all callers at one time")
     max_calls_per_minute: int = Field(0, ge=0, description="Calls of one caller in a minute; 0: any number")

@@ -1,5 +1,6 @@
 """Who called what, with which outcome: in a file that nothing escapes."""
 
+import hashlib
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ import anyio
 import pytest
 from mcp.client import Client
 from mcp_types import CallToolResult
+from pydantic import SecretStr
 
 from mcp_server_milvus.app import App, open_app
 from mcp_server_milvus.errors import Conflict
-from mcp_server_milvus.server import build_server
+from mcp_server_milvus.policy import LOCAL
+from mcp_server_milvus.server import build_server, call
 from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.tool import Input, Output, tool
 from mcp_server_milvus.vocabulary import Effect, Toolset
@@ -97,7 +101,7 @@ async def test_a_call_is_one_line_and_one_that_changes_something_two_of_which_th
     }
     assert (read["caller"], read["tool"], read["effect"], read["db_name"]) == ("local", "tell", "read", "prod")
     assert (read["outcome"], read["counts"]) == ("ok", {"hits": 2, "delete_count": 3})
-    assert read["arguments"].startswith("sha256:")
+    assert read["arguments"].startswith("hmac-sha256:")
     assert datetime.fromisoformat(read["time"]).tzinfo
     assert (begin["phase"], begin["collection_name"], begin["db_name"]) == ("begin", "users", "default")
     assert begin["call"] == end["call"] != read["call"]
@@ -149,16 +153,20 @@ async def test_a_call_that_cannot_be_logged_does_not_run(tmp_path: Path, caplog:
         ran.write_text(args.text)
         return TellOutput(hits=[])
 
-    settings = Settings.model_validate(UNATTENDED | {"uri": "http://127.0.0.1:1", "audit": str(tmp_path / "no" / "f")})
+    folder = tmp_path / "no"
+    folder.mkdir()
+    settings = Settings.model_validate(UNATTENDED | {"uri": "http://127.0.0.1:1", "audit": str(folder / "f")})
+    folder.rmdir()
     async with open_app(settings) as app, Client(build_server(app, [tell, run])) as client:
-        for name in ("run", "tell"):
+        for name, what in (("run", "nothing was done"), ("tell", "nothing is returned")):
             error = (await client.call_tool(name, {})).structured_content
             assert error is not None
             assert error["code"] == "internal"
-            assert "audit log cannot be written" in error["message"]
+            assert f"audit log cannot be written, so {what}" in error["message"]
+            assert error["hint"] == "tell the operator of this server"
             assert "hits" not in error
         assert not ran.exists()
-        (tmp_path / "no").mkdir()  # and it recovers
+        folder.mkdir()  # and it recovers
         assert not (await client.call_tool("run", {})).is_error
     assert ran.exists()
     assert "audit log cannot be written" in caplog.text
@@ -166,11 +174,40 @@ async def test_a_call_that_cannot_be_logged_does_not_run(tmp_path: Path, caplog:
 
 async def test_arguments_are_told_only_as_digests_that_do_not_depend_on_secrets(tmp_path: Path) -> None:
     path = tmp_path / "audit"
-    async with audited(path) as client:
-        for arguments in ({"text": "a", "password": "x"}, {"password": "y", "text": "a"}, {"text": "b"}):
-            await client.call_tool("tell", arguments)
-    one, same, other = (line["arguments"] for line in lines(path))
+    for _ in range(2):  # two servers that share the data folder
+        async with audited(path) as client:
+            for arguments in ({"text": "a", "password": "x"}, {"password": "y", "text": "a"}, {"text": "b"}):
+                await client.call_tool("tell", arguments)
+    one, same, other, *again = (line["arguments"] for line in lines(path))
     assert one == same != other
+    assert again == [one, same, other]
+
+
+async def test_who_guesses_arguments_cannot_tell_from_the_digest_that_they_are_right(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    for folder in ("one", "other"):
+        async with audited(path, data_dir=str(tmp_path / folder)) as client:
+            await client.call_tool("tell", {"text": "a"})
+    one, other = (line["arguments"] for line in lines(path))
+    assert one != other
+    assert hashlib.sha256(b'{"text":"a"}').hexdigest() not in one
+
+
+async def test_callers_with_milvus_accounts_of_their_own_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    chosen = {"uri": "http://127.0.0.1:1", "audit": str(path), "max_calls_per_minute": 2}
+    async with open_app(Settings.model_validate(UNATTENDED | chosen)) as app:
+        for account in ("ann:secret", "ben:secret") * 2:
+            caller = replace(LOCAL, credentials=SecretStr(account))
+            result = await call(tell, app.seen_by(caller), {})
+            assert isinstance(result, CallToolResult)
+            assert not result.is_error  # nor does one use up what the other may
+    ann, ben, *again = (line["caller"] for line in lines(path))
+    assert again == [ann, ben]
+    assert ann != ben
+    assert all(each.startswith("local#") and len(each) <= 20 for each in (ann, ben))
+    for guess in ("ann", hashlib.sha256(b"ann:secret").hexdigest()[:8]):
+        assert guess not in path.read_text()
 
 
 async def test_whole_arguments_are_told_without_their_secrets(tmp_path: Path) -> None:

@@ -112,6 +112,17 @@ def test_a_tool_that_is_not_offered_cannot_be_called(run: Run) -> None:
     assert "there is no tool 'delete'" in result.stderr
 
 
+def test_a_call_of_a_tool_that_is_not_offered_is_audited_as_any_other(run: Run, tmp_path: Path) -> None:
+    audit = tmp_path / "audit"
+    for name in ("delete", "no_such_tool"):
+        assert run("call", name, "{}", "--toolsets=-delete", "--audit", str(audit)).returncode == 2
+    told = [json.loads(line) for line in audit.read_text("utf-8").splitlines()]
+    assert [(each["tool"], each["outcome"], each["transport"]) for each in told] == [
+        ("delete", "invalid_argument", "command line"),
+        ("no_such_tool", "invalid_argument", "command line"),
+    ]
+
+
 def test_tools_json_is_the_contracts(run: Run) -> None:
     result = run("tools", "--json")
     contracts = [json.loads((CONTRACTS / f"{tool.name}.json").read_text("utf-8")) for tool in TOOLS]
@@ -141,6 +152,9 @@ def test_tools_json_is_the_contracts(run: Run) -> None:
         (["--port", "http"], "port: "),
         (["--config", "nowhere.toml"], "there is no file nowhere.toml"),
         (["--embedder", "openai", f"--embed-api-key={SECRET}"], "the embedder openai needs a model: set embed_model"),
+        (["--databases", "team_*"], "databases: 'team_*' leaves out 'default'"),
+        (["--audit", "nowhere/audit.jsonl"], "audit: there is no folder nowhere"),
+        (["--auth-tokens", "tokens.toml"], "stdio has one client and no tokens"),
         (["--embedders", "{}"], "unknown flag --embedders (did you mean --embedder?)"),
     ],
 )

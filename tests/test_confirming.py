@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -23,6 +24,7 @@ from mcp_types import (
     ErrorData,
     InputRequiredResult,
 )
+from pydantic import SecretStr
 
 from mcp_server_milvus.app import open_app
 from mcp_server_milvus.policy import Caller
@@ -252,6 +254,17 @@ async def test_what_is_stored_cannot_forge_the_question(place: Place) -> None:
         assert len(question) < 3_000
 
 
+async def test_what_is_secret_is_in_no_question(place: Place) -> None:
+    secret = 'tok3n-"of the-operator'
+    name = await place.made(text=f"it is {secret}")
+    user = User(DISAGREES["declined"])
+    async with place.confirming(user=user, token=secret) as agent:
+        await agent.fails("delete", collection_name=name, filter="text != {t}", filter_params={"t": "tok3n-"})
+    (question,) = user.questions
+    assert "it is ***" in question
+    assert "operator" not in question
+
+
 # A second call with a token
 
 
@@ -343,13 +356,22 @@ async def test_a_token_is_for_one_caller(place: Place) -> None:
     drop = next(tool for tool in TOOLS if tool.name == "drop_collection")
     async with open_app(Settings.model_validate({"data_dir": place.folder, "undo": False})) as app:
 
-        async def called(caller: str, **arguments: str) -> dict[str, Any]:
-            result = await call(drop, app.seen_by(Caller(caller)), {"collection_name": name} | arguments)
+        async def called(caller: str, account: str = "", **arguments: str) -> dict[str, Any]:
+            seen = app.seen_by(Caller(caller, credentials=SecretStr(account) if account else None))
+            result = await call(drop, seen, {"collection_name": name} | arguments)
             assert isinstance(result, CallToolResult)
             return structured(result)
 
         token = (await called("ann"))["confirm"]
-        assert "for another call" in (await called("ben", confirm=token))["message"]
+        for other in (("ben",), ("ann", "ann:secret")):
+            assert "for another call" in (await called(*other, confirm=token))["message"]
+        token = (await called("ann", "ann:secret"))["confirm"]
+        for other in (("ann",), ("ann", "ben:secret")):
+            assert "for another call" in (await called(*other, confirm=token))["message"]
+        assert (await called("ann", "ann:secret", confirm=token))["dropped"]
+        await place.agent.call("create_collection", collection_name=name, dimension=2)
+        await place.agent.call("insert", collection_name=name, data=entities(1))
+        token = (await called("ann"))["confirm"]
         assert (await called("ann", confirm=token))["dropped"]
 
 
@@ -383,6 +405,24 @@ async def test_what_confirm_must_be(place: Place) -> None:
     async with place.confirming() as agent:
         await refused(agent, "drop_collection", collection_name=name, confirm=None)
         assert "unknown argument" in (await agent.fails("count", collection_name=name, confirm="x"))["message"]
+
+
+async def test_a_token_is_for_the_file_that_was_looked_at(place: Place) -> None:
+    name = await place.made()
+    docs = {"collection_name": name, "path": f"{name}.jsonl"}
+    file = place.folder.parent / f"{name}.jsonl"
+    line = '{"id": 1, "vector": [1, 2], "text": "%s"}\n'
+    file.write_text(line % "first")
+    async with place.confirming(confirm_upserts=2, files_dir=str(place.folder.parent)) as agent:
+        for tool, call in (("import_file", docs), ("export_file", docs | {"overwrite": True})):
+            for change in (line % "other", line % "a longer one"):
+                token = (await refused(agent, tool, **call))["confirm"]
+                file.write_text(change)
+                os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+                assert "not taken" in (await refused(agent, tool, **call, confirm=token))["message"]
+                assert file.read_text() == change
+            token = (await refused(agent, tool, **call))["confirm"]
+            await agent.call(tool, **call, confirm=token)
 
 
 # What is confirmed
@@ -490,6 +530,33 @@ async def test_a_masked_field_is_not_in_the_sample(place: Place) -> None:
     async with place.confirming(user=user, mask_fields="text") as agent:
         await agent.fails("drop_collection", collection_name=name)
     assert "text 1" not in user.questions[0]
+
+
+async def test_calls_that_wait_for_their_users_leave_room_for_others(place: Place) -> None:
+    name, asked = await place.made(), anyio.Semaphore(0)
+
+    async def never(context: Any, params: Any) -> ElicitResult:
+        del context, params
+        asked.release()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    chosen = Settings.model_validate({"data_dir": place.folder, "undo": False, "max_calls": 2})
+    async with (
+        open_app(chosen) as app,
+        Client(build_server(app, TOOLS), mode="legacy", elicitation_callback=never) as waiting,
+        Client(build_server(app, TOOLS)) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(2):
+            tasks.start_soon(waiting.call_tool, "drop_collection", {"collection_name": name})
+        with anyio.fail_after(30):
+            await asked.acquire()
+            await asked.acquire()
+        assert await Agent(client).exists(name)
+        error = await Agent(waiting).fails("drop_collection", collection_name=name)
+        assert (error["code"], error["retriable"]) == ("limit_exceeded", True)
+        tasks.cancel_scope.cancel()
 
 
 # What the operator decides

@@ -184,7 +184,7 @@ async def test_stored_secrets_of_this_server_are_masked_and_words_are_not(client
     texts = ["root:Milvus", "Milvus is a database", "postgres://app:hunter2@db/x", "Authorization: Bearer <your token>"]
     told = both_forms(await client.call_tool("show", {"value": texts}))
     assert told["value"] == ["***", "Milvus is a database", "postgres://***@db/x", "Authorization: Bearer <your token>"]
-    assert told[NOTE] == f"{STORED}; 2 values with secrets masked in value"
+    assert told[NOTE] == f"{STORED}; 2 values with secrets masked in value: do not store them"
 
 
 def test_the_size_of_a_result_is_that_of_its_text() -> None:

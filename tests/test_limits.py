@@ -1,7 +1,8 @@
 """How many calls there may be, and how much each may take."""
 
+import re
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -28,7 +29,12 @@ class Clock:
         return self.now
 
 
+class Leg(Input):
+    limit: int | None = None
+
+
 class AskInput(Input):
+    legs: list[Leg] = []
     limit: int = 50
     offset: int = 0
     ids: list[int] | None = None
@@ -159,6 +165,7 @@ async def test_callers_without_number_need_memory_for_some_of_them() -> None:
         ("ask", {"limit": 11}, "max_entities_out"),
         ("ask", {"ids": [1] * 11}, "max_entities_out"),
         ("ask", {"offset": 5}, "max_offset"),
+        ("ask", {"legs": [{}, {"limit": 11}]}, "max_entities_out"),
         ("ask", {"data": [{}] * 4}, "max_entities_in"),
         ("ask", {"data": {"id": [1] * 4, "n": 5}}, "max_entities_in"),
         ("remove", {"data": [{}] * 4}, "max_entities_in"),
@@ -171,13 +178,13 @@ async def test_what_is_above_a_limit_is_refused_by_its_name_and_value(
     async with client_of(**limits) as client:
         error = said(await client.call_tool(name, arguments))
     assert error["code"] == "limit_exceeded"
-    assert f"{next(iter(arguments))}: " in error["message"]
+    assert re.match(rf"{next(iter(arguments))}(\.1\.limit)?: ", error["message"])
     assert f"allows {limits[setting]} ({setting})" in error["message"]
 
 
 async def test_what_is_within_its_limits_is_let_through_and_a_default_above_one_is_lowered() -> None:
     async with client_of(max_entities_out=10, max_offset=4, max_entities_in=3) as client:
-        within = {"limit": 10, "offset": 4, "ids": [1] * 10, "data": {"id": [1] * 3}}
+        within = {"limit": 10, "offset": 4, "legs": [{"limit": 10}, {}], "ids": [1] * 10, "data": {"id": [1] * 3}}
         assert said(await client.call_tool("ask", within))["limit"] == 10
         assert said(await client.call_tool("ask", {}))["limit"] == 10
         assert said(await client.call_tool("names", {}))["limit"] == 50  # of no entities
@@ -212,3 +219,35 @@ async def test_a_limit_that_is_no_amount_is_refused(value: Any) -> None:
         error = said(await client.call_tool("ask", {}, meta={"mcp-server-milvus/timeout": value}))
     assert error["code"] == "invalid_argument"
     assert "_meta mcp-server-milvus/timeout" in error["message"]
+
+
+async def test_one_caller_of_several_leaves_room_for_the_others() -> None:
+    gate = Gate(settings(max_calls=8))
+    async with AsyncExitStack() as calls:
+        for _ in range(2):
+            await calls.enter_async_context(gate.entered("a"))
+        with gate.left(), pytest.raises(TooManyCalls, match=r"2 calls of this caller .* \(max_calls: 8 for all"):
+            await calls.enter_async_context(gate.entered("a"))
+        await calls.enter_async_context(gate.entered("b"))
+    async with AsyncExitStack() as calls:
+        for _ in range(8):  # the only one there is
+            await calls.enter_async_context(gate.entered("local"))
+    async with gate.entered("a"):
+        pass
+
+
+async def test_whoever_comes_back_from_its_user_needs_room_again() -> None:
+    gate = Gate(settings(max_calls=1))
+    async with AsyncExitStack() as calls:
+
+        async def asking() -> None:
+            async with gate.entered("a"):
+                with gate.left():
+                    await calls.enter_async_context(gate.entered("b"))
+
+        with pytest.raises(TooManyCalls):
+            await asking()
+        with pytest.raises(TooManyCalls):
+            await calls.enter_async_context(gate.entered("a"))
+    async with gate.entered("a"):
+        pass

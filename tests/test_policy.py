@@ -7,8 +7,8 @@ import pytest
 from mcp.client import Client
 
 from mcp_server_milvus.app import open_app
-from mcp_server_milvus.policy import LOCAL, Caller, offered
-from mcp_server_milvus.server import build_server
+from mcp_server_milvus.policy import LOCAL, NOBODY, Caller, Policy, offered
+from mcp_server_milvus.server import build_server, not_offered
 from mcp_server_milvus.settings import SettingsError, load_settings
 from mcp_server_milvus.tools import TOOLS
 from mcp_server_milvus.vocabulary import Effect, Scope, Toolset
@@ -115,3 +115,13 @@ async def test_what_is_not_offered_is_neither_listed_nor_callable() -> None:
     assert result.is_error
     assert result.structured_content is not None
     assert result.structured_content["code"] == "invalid_argument"
+
+
+def test_what_a_setting_lacks_is_told_to_whom_it_would_help() -> None:
+    for settings, caller, code in (
+        ({}, LOCAL, "denied"),
+        ({"read_only": True}, LOCAL, "invalid_argument"),
+        ({}, NOBODY, "invalid_argument"),
+        ({}, Caller("r", scopes=frozenset({Scope.READ})), "invalid_argument"),
+    ):
+        assert not_offered("import_file", Policy(load_settings(settings), caller), TOOLS).as_dict()["code"] == code

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 from pydantic import SecretStr
 
+from mcp_server_milvus import content, redaction
 from mcp_server_milvus.app import open_app
+from mcp_server_milvus.content import told_result
 from mcp_server_milvus.milvus.results import names_secret
 from mcp_server_milvus.policy import Caller
 from mcp_server_milvus.redaction import MaskingFormatter, Secrets
 from mcp_server_milvus.settings import EmbedderSettings, Settings
+from mcp_server_milvus.text import visible
 from mcp_server_milvus.titles import ADDRESS_FLAGS, SECRET_FLAGS, apart
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +92,49 @@ def test_credentials_in_a_text_are_masked(text: str, masked: str) -> None:
 )
 def test_ordinary_text_is_left_as_it_is(text: str) -> None:
     assert SECRETS.masked_content(text) == text
+
+
+BEGINNINGS = [
+    *("authorization=", "authorization:a", "authorization : ", "authorization", "bearer ", "bearer\t", "bearer a"),
+    *("://", "://a:", "://a:b", f"://{'a' * 16}", "://@", "token=", "token'", "token' : ", "api_key=", "credentials="),
+    *("\u200d", "\u200b", "\ufe0f", "\u2764\ufe0f\u200d", "\u0627\u200c", "\u1820\u180b", "\x0b", "\x7f", "\\u00"),
+    *("a", " ", "\t", "'"),
+]
+"""With which what the regular expressions look for begins."""
+
+PATTERNS = {
+    f"{module.__name__.rpartition('.')[2]}.{name}": pattern
+    for module in (redaction, visible, content)
+    for name, pattern in vars(module).items()
+    if isinstance(pattern, re.Pattern)
+}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Those of this thread, whatever else the machine does."""
+    begun = time.thread_time()
+    work()
+    return time.thread_time() - begun
+
+
+def is_linear(work: Callable[[str], object], text: str) -> bool:
+    """Whether four times the text takes some four times as long: a square would be sixteen."""
+    once = seconds(lambda: work(text))
+    return any(seconds(lambda: work(text * 4)) < 8 * once + 0.05 for _ in range(3))
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_no_text_makes_a_regular_expression_look_at_it_again_and_again(name: str) -> None:
+    for beginning in BEGINNINGS:
+        text = beginning * (2**16 // len(beginning))
+        assert is_linear(lambda each: PATTERNS[name].sub("", f"{each} x@"), text), beginning
+
+
+def test_no_stored_text_holds_up_what_is_told() -> None:
+    for beginning in BEGINNINGS:
+        text = beginning * (2**16 // len(beginning))
+        assert is_linear(lambda each: told_result({"text": each}, SECRETS, is_content=True), text), beginning
+        assert is_linear(SECRETS.masked, text), beginning
 
 
 @pytest.mark.parametrize(

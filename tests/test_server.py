@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import anyio
@@ -15,8 +16,9 @@ from mcp_server_milvus import __version__
 from mcp_server_milvus.app import App, open_app
 from mcp_server_milvus.content import QUOTING, STORED
 from mcp_server_milvus.errors import NotFound, Unavailable
+from mcp_server_milvus.policy import offered
 from mcp_server_milvus.server import build_server
-from mcp_server_milvus.settings import Settings
+from mcp_server_milvus.settings import Settings, load_settings
 from mcp_server_milvus.tool import Input, Output, Tool, tool
 from mcp_server_milvus.tools import TOOLS
 from mcp_server_milvus.vocabulary import Effect, Toolset
@@ -115,6 +117,24 @@ async def test_the_server_says_what_it_is_and_how_it_is_used(client: Client) -> 
     assert client.server_info
     assert (client.server_info.name, client.server_info.version) == ("mcp-server-milvus", __version__)
     assert "describe_collection" in (client.instructions or "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({}, {"create_collection", "insert"}),
+        ({"read_only": True}, set[str]()),
+        ({"toolsets": "search"}, set[str]()),
+        ({"toolsets": "all,-insert"}, set[str]()),
+    ],
+)
+async def test_what_the_settings_do_not_offer_is_no_part_of_the_instructions(
+    settings: dict[str, Any], names: set[str], tmp_path: Path
+) -> None:
+    async with open_app(load_settings({"data_dir": tmp_path} | settings)) as app:
+        said = build_server(app, offered(TOOLS, app.settings.toolsets)).instructions or ""
+    assert {name for name in ("create_collection", "insert") if name in said} == names
+    assert "Never make up a vector" in said
 
 
 async def test_a_result_is_complete_as_text_and_as_structure(client: Client) -> None:

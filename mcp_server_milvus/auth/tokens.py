@@ -46,7 +46,7 @@ from pydantic import (
 )
 
 from mcp_server_milvus.errors import InvalidArgument
-from mcp_server_milvus.milvus.filters import rendered
+from mcp_server_milvus.milvus.filters import rendered, understood
 from mcp_server_milvus.policy import LOCAL, NOBODY, Caller
 from mcp_server_milvus.settings import SettingsError
 from mcp_server_milvus.vocabulary import Scope
@@ -80,7 +80,9 @@ def _listed(value: object) -> object:
 
 
 def _closed_filter(text: str) -> str:
+    """The filter. What could not be judged would be refused at each call."""
     try:
+        understood(text)
         return rendered(text, None)
     except InvalidArgument as error:
         raise ValueError(error.message.partition("\n")[0]) from None

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -20,8 +21,10 @@ from mcp_server_milvus.errors import (
     StaleSchema,
     Unavailable,
 )
+from mcp_server_milvus.milvus.filters import names_in, understood
 from mcp_server_milvus.milvus.properties import KeptProperties
 from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.milvus.turns import Turns, is_unused
 from mcp_server_milvus.reach import EVERYTHING, Reach
 
 if TYPE_CHECKING:
@@ -59,7 +62,7 @@ class SchemaCache:
         self._kept = kept
         self._ttl = ttl
         self._entries: dict[tuple[str, str], _Entry] = {}
-        self._creating: dict[tuple[str, str], anyio.Lock] = {}
+        self._creating = Turns()
         self._looks = _Looks()
         self._reach = EVERYTHING
         self._seen = clients
@@ -81,9 +84,9 @@ class SchemaCache:
         """How often Milvus was asked for one."""
         return self._looks.misses
 
-    def creating(self, db_name: str, collection_name: str) -> anyio.Lock:
+    def creating(self, db_name: str, collection_name: str) -> AbstractAsyncContextManager[None]:
         """What a call holds while it looks for a collection and creates it: two at once would both create it."""
-        return self._creating.setdefault((db_name, collection_name), anyio.Lock())
+        return self._creating.of((db_name, collection_name))
 
     async def get(self, db_name: str, collection_name: str) -> CollectionSchema:
         """The schema, from the cache while it is fresh; callers that wait share one request.
@@ -93,10 +96,15 @@ class SchemaCache:
         """
         if self._reach.sees_database(db_name) and self._reach.sees(collection_name):
             schema = await self._known(db_name, collection_name)
-            if self._reach.sees(schema.name):
+            if self._reach.sees(schema.name) and self._has_callers_entities(schema):
                 return self._as_seen(schema)
         async with self._seen.client(db_name) as client:
             return await client.describe(collection_name)  # says itself that there is none
+
+    def _has_callers_entities(self, schema: CollectionSchema) -> bool:
+        """Whether a tenant can have entities in the collection: it has the fields by which they are told."""
+        asked = self._reach.mandatory_filter
+        return not asked or schema.enable_dynamic_field or names_in(understood(asked)) <= schema.by_name.keys()
 
     def _as_seen(self, schema: CollectionSchema) -> CollectionSchema:
         """The schema without what depends on entities of others, and with what is masked."""
@@ -113,6 +121,13 @@ class SchemaCache:
 
     async def _known(self, db_name: str, collection_name: str) -> CollectionSchema:
         entry = self._entries.setdefault((db_name, collection_name), _Entry())
+        try:
+            return await self._in_turn(db_name, collection_name, entry)
+        finally:
+            if entry.schema is None and is_unused(entry.lock):
+                self._drop(db_name, collection_name, entry)
+
+    async def _in_turn(self, db_name: str, collection_name: str, entry: _Entry) -> CollectionSchema:
         attempts = entry.attempts
         async with entry.lock:
             if entry.failure and entry.attempts > attempts:
@@ -124,6 +139,11 @@ class SchemaCache:
                 entry.schema = await self._described(db_name, collection_name, entry)
                 entry.expires = time.monotonic() + self._ttl
             return entry.schema
+
+    def _drop(self, db_name: str, collection_name: str, entry: _Entry) -> None:
+        """Keeps no longer what was found, unless it is something else by now."""
+        if self._entries.get((db_name, collection_name)) is entry:
+            del self._entries[db_name, collection_name]
 
     async def refresh(self, db_name: str, collection_name: str) -> CollectionSchema:
         """The schema as it is now."""
@@ -207,7 +227,7 @@ class SchemaCache:
             return await self._kept.completed(db_name, described)
         except (NotFound, Unavailable, DeadlineExceeded) as failure:
             if isinstance(failure, NotFound):
-                self._entries.pop((db_name, collection_name), None)
+                self._drop(db_name, collection_name, entry)
             entry.failure = type(failure)(failure.message, hint=failure.hint)  # without the frames of this call
             raise
         finally:

@@ -15,6 +15,7 @@ from pymilvus.client.utils import check_status
 from pymilvus.exceptions import ErrorCode, MilvusException
 from pymilvus.grpc_gen import milvus_pb2, rg_pb2
 
+from mcp_server_milvus.milvus.answers import COUNT, counted
 from mcp_server_milvus.milvus.building import milvus_field, milvus_function, milvus_schema
 from mcp_server_milvus.milvus.capabilities import Backend, Feature
 from mcp_server_milvus.milvus.data import DataClient
@@ -140,9 +141,9 @@ class Client(DataClient):
         """
         if loaded and not (self.backend.is_lite and self.counts_all):
             rows = await self.query(
-                collection_name, filter="", output_fields=["count(*)"], **self.sees_own_writes(collection_name)
+                collection_name, filter="", output_fields=[COUNT], **self.sees_own_writes(collection_name)
             )
-            return int(rows[0]["count(*)"])
+            return counted(rows)
         return int((await self.get_collection_stats(collection_name)).get("row_count", 0))
 
     async def summary(self, collection_name: str) -> tuple[str, bool | None, int | None] | None:
@@ -188,11 +189,11 @@ class Client(DataClient):
                 rows = await self.query(
                     collection_name,
                     filter="",
-                    output_fields=["count(*)"],
+                    output_fields=[COUNT],
                     partition_names=[partition_name],
                     **self._consistency(schema, None),
                 )
-                return loaded, int(rows[0]["count(*)"])
+                return loaded, counted(rows)
             stats = await self.if_allowed(self.get_partition_stats(collection_name, partition_name))
             return loaded, None if stats is None else int(stats.get("row_count", 0))
         except MilvusException as failure:

@@ -21,7 +21,8 @@ from pymilvus.client.types import ConsistencyLevel as MilvusConsistencyLevel
 from pymilvus.client.utils import check_status
 from pymilvus.exceptions import MilvusException
 
-from mcp_server_milvus.errors import AlreadyExists, Conflict, NotFound, NotLoaded, NotSupported, StaleSchema
+from mcp_server_milvus.errors import AlreadyExists, Conflict, Denied, NotFound, NotLoaded, NotSupported, StaleSchema
+from mcp_server_milvus.milvus.answers import COUNT, counted, entities_in, hits_in
 from mcp_server_milvus.milvus.filters import literal
 from mcp_server_milvus.milvus.quirks import Mended
 from mcp_server_milvus.milvus.ranking import Ranker
@@ -142,7 +143,12 @@ class DataClient(Mended):
     async def upsert_entities(
         self, collection_name: str, entities: list[dict[str, Any]], schema: CollectionSchema, partition_name: str
     ) -> Any:
-        """Upserts whole entities, as `insert_entities` inserts."""
+        """Upserts whole entities, as `insert_entities` inserts.
+
+        Raises:
+            Denied: a value that the caller may not see would be lost.
+        """
+        _require_masked(entities, schema)
         await self.require_partitions(collection_name, [partition_name] if partition_name else None)
         self.require_readable(entities, schema)
         await self.require_nowhere_else(collection_name, entities, schema, partition_name)
@@ -210,7 +216,7 @@ class DataClient(Mended):
         elif moment is not None:
             seen = {"consistency_level": MilvusConsistencyLevel.Customized, "guarantee_timestamp": moment}
         rows = await self.query(collection_name, f"{name} in {literal(list(keys))}", output_fields=[name], **seen)
-        return {row[name] for row in rows}
+        return {row[name] for row in entities_in(rows, [name])}
 
     async def require_nowhere_else(
         self, collection_name: str, entities: Sequence[Mapping[str, Any]], schema: CollectionSchema, partition_name: str
@@ -245,7 +251,8 @@ class DataClient(Mended):
         if key.auto_id or not self.backend.is_lite:
             return
         matching = f"{key.name} in {literal([entity[key.name] for entity in entities])}"
-        rows = await self.query(collection_name, matching, output_fields=[key.name])
+        found = await self.query(collection_name, matching, output_fields=[key.name])
+        rows = entities_in(found, [key.name])
         if rows:
             shown = ", ".join(repr(row[key.name]) for row in rows[:SHOWN_KEYS])
             raise AlreadyExists(
@@ -304,7 +311,18 @@ class DataClient(Mended):
             **self._consistency(schema, consistency_level),
             **arguments,
         )
-        return list(rows)
+        needed = output_fields if COUNT in output_fields else [schema.primary_key.name]
+        return entities_in(rows, needed)
+
+    async def count_matching(
+        self, collection_name: str, matching: str, schema: CollectionSchema, partition_names: list[str] | None
+    ) -> int:
+        """How many entities a filter matches, seeing every write of this process."""
+        return counted(
+            await self.read_matching(
+                collection_name, matching, schema, output_fields=[COUNT], partition_names=partition_names
+            )
+        )
 
     async def read_in_key_order(
         self,
@@ -320,7 +338,7 @@ class DataClient(Mended):
         """The matching entities with the smallest primary keys, in the order of their keys."""
         self.require_loaded(schema, partition_names)
         await self.require_partitions(collection_name, partition_names)
-        return await self.query_in_key_order(
+        entities = await self.query_in_key_order(
             collection_name,
             matching,
             limit=limit,
@@ -328,6 +346,7 @@ class DataClient(Mended):
             **self._consistency(schema, consistency_level),
             **arguments,
         )
+        return entities_in(entities, [schema.primary_key.name])
 
     async def search_nearest(
         self,
@@ -351,7 +370,7 @@ class DataClient(Mended):
             **described,
             **self._consistency(schema, consistency_level),
         )
-        return list(found[0])
+        return hits_in(found)
 
     async def search_hybrid(
         self,
@@ -377,7 +396,7 @@ class DataClient(Mended):
             **described,
             **self._consistency(schema, consistency_level),
         )
-        return list(found[0])
+        return hits_in(found)
 
     def _consistency(self, schema: CollectionSchema, asked: ConsistencyLevel | None) -> dict[str, Any]:
         """The arguments that make a read see every write of this process, or what the caller asked for."""
@@ -420,6 +439,16 @@ class DataClient(Mended):
         result = MutationResult(response)
         self._note_write(schema, result.timestamp)
         return result
+
+
+def _require_masked(entities: Sequence[Mapping[str, Any]], schema: CollectionSchema) -> None:
+    """Nothing, if the entities have a value for every masked field: an upsert replaces what nobody here can read."""
+    for name in sorted(schema.masked):
+        if any(entity.get(name) is None for entity in entities):
+            raise Denied(
+                f"upsert: {name} is masked, and its value would be lost with the entity that is replaced",
+                hint=f"give {name} in every entity, or insert new ones",
+            )
 
 
 def _identity(partitions: Any) -> str:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mcp_server_milvus.milvus.locks import POLL_SECONDS, FileLock
+from mcp_server_milvus.milvus.renaming import open_lite
 
 MODULE = "mcp_server_milvus.milvus.engine"
 SOCKET_FOLDER_PREFIX = "mcp-milvus-"
@@ -74,6 +75,7 @@ class EngineFolder:
     `alive`    a lock of the engine, all its life
     `address`  where the living engine listens, and its process id; a dead engine may leave it behind
     `address.old`  the same of an engine that closed, perhaps not to the end
+    `renaming`  what a living engine is renaming, or what one that was killed left half done
     `log`      what the engine writes to its standard error
     """
 
@@ -86,6 +88,10 @@ class EngineFolder:
     @property
     def log(self) -> Path:
         return self.path / "log"
+
+    @property
+    def renaming(self) -> Path:
+        return self.path / "renaming"
 
     @property
     def _address(self) -> Path:
@@ -205,11 +211,10 @@ def take_alive(alive: FileLock) -> None:
 
 def open_database(data: Path) -> Any:
     """Milvus Lite on the data folder. Raises CannotStartError (LOCKED, UNUSABLE)."""
-    from milvus_lite.db import MilvusLite
     from milvus_lite.exceptions import DataDirLockedError
 
     try:
-        return MilvusLite(str(data))
+        return open_lite(data, EngineFolder(data).renaming)
     except DataDirLockedError as error:
         raise CannotStartError(Outcome.LOCKED) from error
     except OSError as error:

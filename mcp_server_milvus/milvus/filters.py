@@ -28,6 +28,13 @@ ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t
 MAX_KEYS = 10_000
 """Keys of one call; an expression with more takes Milvus longer to parse than to run."""
 
+LONGEST_FILTER = 65_536
+LONGEST_RENDERED = 4 * 1024 * 1024
+"""Characters of a filter as a caller writes it, and with its parameters: room for 10,000 keys of 400 characters."""
+
+TOLD_BITS = 256
+"""Size of the largest integer that a message shows."""
+
 SHOWN_AROUND = 60
 """Characters of a wrong filter that a message shows on each side of the place."""
 
@@ -35,16 +42,24 @@ TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|\{([A-Za-z_]\w*)\}|.
 STRICT_TOKEN = re.compile(
     r"""[ \t\r\n]+
     |(?P<string>"(?:\\["'\\nrt]|[^"\\])*"|'(?:\\["'\\nrt]|[^'\\])*')
-    |(?P<number>[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![\w.]))
+    |(?P<number>(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![\w.]))
     |(?P<name>\$meta\b|[A-Za-z_][A-Za-z0-9_]*)
     |(?P<mark>==|!=|<=|>=|&&|\|\||\*\*|[<>!=()\[\],+*/%-])""",
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
-"""What both backends read in the same way. Whatever else a filter holds, one of them might read as something else."""
+"""What both backends read in the same way. Whatever else a filter holds, one of them might read as something else:
+`010` is 8 for Milvus, and 10 for Milvus Lite."""
 
 UNESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 CONJUNCTIONS = frozenset({"and", "&&"})
+KEYWORDS = frozenset({"and", "or", "not", "in", "like", "is", "null", "exists", "true", "false"})
+KEYWORDS_AS_WRITTEN = KEYWORDS | {word.upper() for word in KEYWORDS} | {"True", "False"}
+"""No field can be found by these. In other letters they are names for one backend or both."""
+
 CONNECTIVES = CONJUNCTIONS | {"or", "||", "not", "!"}
+DIVISION = re.compile(r"/(?!\s*-?\s*(?=[0-9.]*[1-9])(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?![\w.]))")
+"""A division by something else than a whole number or a decimal fraction that is not zero."""
+
 BRACKETS = {")": "(", "]": "["}
 QUOTES = frozenset("\"'")
 
@@ -60,7 +75,9 @@ def literal(value: Any) -> str:
             return "true" if value else "false"
         case int():
             if not LITERAL_RANGE[0] <= value <= LITERAL_RANGE[1]:
-                raise InvalidArgument(f"filter value {value} is outside of {LITERAL_RANGE[0]} to {LITERAL_RANGE[1]}")
+                raise InvalidArgument(
+                    f"filter value {_told(value)} is outside of {LITERAL_RANGE[0]} to {LITERAL_RANGE[1]}"
+                )
             return str(value)
         case float():
             if not math.isfinite(value):
@@ -72,7 +89,7 @@ def literal(value: Any) -> str:
             return f"[{', '.join(literal(item) for item in cast('list[Any]', value))}]"
         case _:
             raise InvalidArgument(
-                f"filter value {value!r} cannot be written in a filter",
+                f"a filter value of type {type(value).__name__} cannot be written in a filter",
                 hint="values are strings, numbers, booleans and lists of them",
             )
 
@@ -106,7 +123,7 @@ def checked_key(primary_key: Field, key: int | str) -> int | str:
     if primary_key.type.is_string:
         if not isinstance(key, str):
             raise InvalidArgument(
-                f"key {key!r} is a number; the primary key is {primary_key}", hint="give keys as strings"
+                f"key {_told(key)} is a number; the primary key is {primary_key}", hint="give keys as strings"
             )
         return key
     if isinstance(key, str):
@@ -115,8 +132,8 @@ def checked_key(primary_key: Field, key: int | str) -> int | str:
         key = int(key)
     elif abs(key) > SAFE_INTEGER:
         raise InvalidArgument(
-            f"key {key} is beyond 2^53, where JSON readers round numbers: it may not be the key that was meant",
-            hint=f'give it as a string: "{key}", with the digits that a result showed',
+            f"key {_told(key)} is beyond 2^53, where JSON readers round numbers: it may not be the key that was meant",
+            hint=f'give it as a string: "{_told(key)}", with the digits that a result showed',
         )
     if not KEY_RANGE[0] <= key <= KEY_RANGE[1]:
         raise InvalidArgument(f"key {key} is outside the range of keys; the primary key is {primary_key}")
@@ -132,11 +149,14 @@ def rendered(template: str, params: Mapping[str, Any] | None) -> str:
     """The filter with each `{name}` replaced by the literal of its parameter. Braces inside strings are text.
 
     Raises:
-        InvalidFilter: brackets or quotes are not closed, or a name has no parameter or a parameter no name.
+        InvalidFilter: it is too long, brackets or quotes are not closed, or a name has no parameter or a parameter no
+            name.
     """
+    _require_short(len(template), LONGEST_FILTER)
     _require_closed(template)
     given = dict(params or {})
-    used: set[str] = set()
+    literals: dict[str, str] = {}
+    size = len(template)
 
     def replaced(token: re.Match[str]) -> str:
         name = token.group(1)
@@ -147,15 +167,20 @@ def rendered(template: str, params: Mapping[str, Any] | None) -> str:
                 f"filter has {{{name}}} but filter_params has no {name!r}",
                 hint="give a value for every {name} in the filter",
             )
-        used.add(name)
-        return literal(given[name])
+        if name not in literals:
+            literals[name] = literal(given[name])
+        nonlocal size
+        size += len(literals[name])
+        _require_short(size, LONGEST_RENDERED)
+        return literals[name]
 
     text = TOKEN.sub(replaced, _encodable(template))
-    if unused := sorted(given.keys() - used):
+    if unused := sorted(given.keys() - literals.keys()):
         raise InvalidFilter(
             f"filter_params {unused} do not occur in the filter",
             hint="write {name} without quotes where the value belongs",
         )
+    _require_safe_divisors(text)
     return text
 
 
@@ -200,13 +225,22 @@ def understood(text: str) -> list[Token]:
 
 
 def canonical(tokens: Sequence[Token]) -> str:
-    """The filter that these words are, written in one way."""
-    return " ".join(token.text for token in tokens)
+    """The filter that these words are, written in one way. Milvus 2.3.5 takes no space around the key of a path."""
+    words = zip([None, *tokens], tokens, strict=False)
+    return "".join(token.text if _clings(before, token) else f" {token.text}" for before, token in words)
+
+
+def _clings(before: Token | None, token: Token) -> bool:
+    if before is None or before.text == "[" or token.text == "]":
+        return True
+    return token.text == "[" and (before.text == "]" or (before.kind == "name" and before.text.lower() != "in"))
 
 
 def names_in(tokens: Sequence[Token]) -> set[str]:
-    """Every name in a filter, and every key of the dynamic field."""
-    names = {token.text for token in tokens if token.kind == "name"}
+    """Every name of a field in a filter, and every key of the dynamic field."""
+    following = zip(tokens, [*tokens[1:], None], strict=False)
+    named = {token.text for token, then in following if token.kind == "name" and not (then and then.text == "(")}
+    names = named - KEYWORDS_AS_WRITTEN
     after = zip(tokens, tokens[1:], tokens[2:], strict=False)
     return names | {key.value for meta, _, key in after if meta.text == "$meta"}
 
@@ -285,6 +319,31 @@ def _require_closed(text: str) -> None:
     if opened:
         mark, column = opened[-1]
         raise InvalidFilter(f"filter: {mark!r} is not closed\n{pointed(text, column)}", hint=partner)
+
+
+def _require_short(size: int, most: int) -> None:
+    if size > most:
+        raise InvalidFilter(
+            f"filter: {size:,} characters or more, where {most:,} are possible",
+            hint="give long lists as filter_params, `field in {name}`, and split longer ones over several calls",
+        )
+
+
+def _told(number: int) -> str:
+    """The number, or only its size: Python writes no more than 4,300 digits."""
+    return str(number) if number.bit_length() <= TOLD_BITS else f"of {number.bit_length():,} bits"
+
+
+def _require_safe_divisors(text: str) -> None:
+    """Nothing, if every division is by a number that is not zero: by another, a Milvus 2.3.5 server ends at once."""
+    if "/" not in text:
+        return
+    bare = TOKEN.sub(lambda token: token.group() if len(token.group()) == 1 else " " * len(token.group()), text)
+    if found := DIVISION.search(bare):
+        raise InvalidFilter(
+            f"filter: only a number that is not zero can divide\n{pointed(text, found.start() + 1)}",
+            hint="write the other side of the comparison as a multiple, or compare in your own code",
+        )
 
 
 def _encodable(text: str) -> str:

@@ -2,7 +2,7 @@
 
 Nothing that reaches Milvus names what is out of a caller's reach: such a name, and an alias of such a collection, is
 replaced by one that nothing has, so that Milvus itself says that there is none. An RPC that the table does not have is
-refused for whoever does not reach everything.
+refused for whoever does not reach everything, or does not see every field.
 """
 
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -16,12 +16,13 @@ from typing import Any
 
 import grpc
 from pymilvus.client.utils import check_status
-from pymilvus.grpc_gen import milvus_pb2
+from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
 from mcp_server_milvus.errors import Denied
 from mcp_server_milvus.milvus import tenancy
+from mcp_server_milvus.milvus.functions import require_inside
 from mcp_server_milvus.milvus.masking import Mask
-from mcp_server_milvus.reach import TRASH_PREFIX, Reach, unmatched
+from mcp_server_milvus.reach import IN_TRASH, TRASH_PREFIX, Reach, unmatched
 
 NOT_FOUND = frozenset({100, 800})
 """Milvus's codes of a collection and of a database that are not there."""
@@ -80,7 +81,7 @@ RULES: Mapping[str, Rule] = {
     ),
     **dict.fromkeys(
         (
-            *("DropCollection", "ReleaseCollection", "TruncateCollection", "ReleasePartitions", "Flush"),
+            *("DropCollection", "ReleaseCollection", "TruncateCollection", "ReleasePartitions"),
             *("AlterCollection", "AlterCollectionField", "AddCollectionField", "AddCollectionStructField"),
             *("AddCollectionFunction", "AlterCollectionFunction", "DropCollectionFunction", "AlterCollectionSchema"),
             *("CreatePartition", "DropPartition", "GetCollectionStatistics", "GetPartitionStatistics"),
@@ -93,6 +94,10 @@ RULES: Mapping[str, Rule] = {
         (
             *("FlushAll", "GetFlushAllState", "ListResourceGroups", "DescribeResourceGroup", "CreateResourceGroup"),
             *("UpdateResourceGroups", "DropResourceGroup"),
+            *("CreateCredential", "UpdateCredential", "DeleteCredential", "ListCredUsers", "SelectUser", "SelectGrant"),
+            *("CreateRole", "AlterRole", "DropRole", "SelectRole", "OperateUserRole", "OperatePrivilege"),
+            *("OperatePrivilegeV2", "CreatePrivilegeGroup", "DropPrivilegeGroup", "ListPrivilegeGroups"),
+            "OperatePrivilegeGroup",
         ),
         OF_ALL,
     ),
@@ -121,7 +126,7 @@ RULES: Mapping[str, Rule] = {
     "RunAnalyzer": _of_collection(optional=True, for_tenants=True),
 }
 """Every RPC that this package sends, itself or by a method of pymilvus. None of another is sent for a caller who does
-not reach everything."""
+not reach everything, or does not see every field."""
 
 TOLD_JOBS = {"ManualCompaction": "compactionID", "RestoreSnapshot": "job_id", "DescribeCollection": "collectionID"}
 """The field of an answer that tells a number with which the caller may ask further, as long as the client is its."""
@@ -151,14 +156,15 @@ class Guard:
         """Milvus's answer to a request, as far as the caller reaches.
 
         Raises:
-            Denied: it would create something with a name out of reach, or read a masked field.
+            Denied: it would create something with a name out of reach, read a masked field, or have Milvus call out.
             AioRpcError: PERMISSION_DENIED, as Milvus itself refuses an account.
         """
         rule = RULES.get(rpc)
+        if rule is None and not self.reach.masked_fields and not self.reach.is_restricted:
+            rule = CHANGE
         if rule is None or not self._permits(rule):
-            if self.reach.is_restricted:
-                raise refusal(rpc)
-            rule = rule or CHANGE
+            raise refusal(rpc)
+        require_inside(rpc, request)
         send = functools.partial(getattr(self.stub, rpc), **options)
         if self.reach.is_restricted and (rule.named or rule.aliases or rule.new):
             self._require_database(request, options.get("metadata"))
@@ -201,10 +207,14 @@ class Guard:
         """The name of the collection behind a name or alias; None if there is none for the caller."""
         if not self.reach.sees(name):
             return None
-        if not self.reach.picks_collections:
+        if not (self.reach.picks_collections or self.reach.mandatory_filter):
             return name
         found = await self.described(name)
-        return found.schema.name if found and self.reach.sees(found.schema.name) else None
+        if found is None or not self.reach.sees(found.schema.name):
+            return None
+        if not tenancy.has_tenants(found.schema, self.reach.mandatory_filter):
+            return None
+        return found.schema.name if self.reach.picks_collections else name
 
     def _permits(self, rule: Rule) -> bool:
         if self.reach.mandatory_filter and not rule.for_tenants:
@@ -253,6 +263,8 @@ class Guard:
 
     async def _require_new(self, name: str) -> None:
         reach = self.reach
+        if reach.in_trash and IN_TRASH.fullmatch(name):
+            return  # patterns are for what callers name
         if name.startswith(TRASH_PREFIX) and not reach.sees(name):
             raise Denied(f"names like {name!r} are kept for dropped collections", hint="choose another name")
         _require_name(name, reach.collections, "collections")
@@ -270,6 +282,8 @@ class Guard:
     async def _shown(self, rpc: str, request: Any, answer: Any) -> Any:
         """The answer without the names of what is out of reach."""
         reach = self.reach
+        if not reach.in_trash:
+            answer = _out_of_trash(rpc, request, answer)
         if rpc in TOLD_JOBS:
             self._told.add((TOLD_JOBS[rpc], getattr(answer, TOLD_JOBS[rpc])))
         match rpc:
@@ -310,6 +324,19 @@ def refusal(what: str) -> grpc.aio.AioRpcError:
     nothing = grpc.aio.Metadata()
     said = f"{what}: the caller has no privilege to do this"
     return grpc.aio.AioRpcError(grpc.StatusCode.PERMISSION_DENIED, nothing, nothing, said, said)
+
+
+def _out_of_trash(rpc: str, request: Any, answer: Any) -> Any:
+    """The answer, or that there is nothing, where an alias still leads to a dropped collection."""
+    if rpc == "DescribeCollection" and IN_TRASH.fullmatch(answer.schema.name):
+        said = f"collection not found[collection={request.collection_name}]"
+        status = common_pb2.Status(code=100, error_code=common_pb2.CollectionNotExists, reason=said)
+        return milvus_pb2.DescribeCollectionResponse(status=status)
+    if rpc == "DescribeAlias" and IN_TRASH.fullmatch(answer.collection):
+        said = f"alias not found[alias={request.alias}]"
+        status = common_pb2.Status(code=1600, error_code=common_pb2.UnexpectedError, reason=said)
+        return milvus_pb2.DescribeAliasResponse(status=status)
+    return answer
 
 
 def _require_name(name: str, lists: tuple[tuple[str, ...], ...], setting: str) -> None:

@@ -124,14 +124,10 @@ async def _page_by_offset(search: Search, turn: Turn, offset: int) -> Turned:
 
 
 async def _require_scannable(search: Search, most: int) -> None:
-    rows = await search.client.read_matching(
-        search.source.collection_name,
-        search.source.matching,
-        search.schema,
-        output_fields=["count(*)"],
-        partition_names=search.source.partition_names,
+    source = search.source
+    count = await search.client.count_matching(
+        source.collection_name, source.matching, search.schema, source.partition_names
     )
-    count = int(rows[0]["count(*)"])
     if count > most:
         raise LimitExceeded(f"{count} entities match; this server reads at most {most} in one call", hint=WIDER_SCAN)
 

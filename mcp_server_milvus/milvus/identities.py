@@ -36,9 +36,19 @@ class Identities:
         """The clients and schemas of an account. Without credentials they refuse every call."""
         secret = credentials.get_secret_value() if credentials and not self._settings.embedded_dir else ""
         if secret not in self._known:
+            self._drop_one_without_connections()
             clients = OwnClients(self._settings, self, secret, self._limiter)
             self._known[secret] = clients, SchemaCache(clients, self._kept, ttl=self._settings.schema_ttl)
         return self._known[secret]
+
+    def _drop_one_without_connections(self) -> None:
+        """Keeps it in bounds what there is of accounts that anybody names, whether Milvus knows them or not.
+
+        Of what a call uses at this moment it lets go when that call ends.
+        """
+        if len(self._known) >= MOST:
+            unused = (secret for secret, (clients, _) in self._known.items() if not clients.connections)
+            self._known.pop(next(unused, ""), None)
 
     @property
     def pools(self) -> tuple[ClientPool, ...]:
@@ -61,7 +71,9 @@ class Identities:
         surplus = len(self._used) - MOST
         for number, (secret, last) in enumerate(list(self._used.items())):
             clients, _ = self._known.get(secret, (None, None))
-            if (number < surplus or last < latest) and clients and not clients.is_busy:
+            if clients is None:
+                del self._used[secret]
+            elif (number < surplus or last < latest) and not clients.is_busy:
                 del self._used[secret], self._known[secret]
                 await clients.aclose()
 

@@ -8,7 +8,7 @@ it. `.part` folders are unfinished, `.gone` ones about to be removed.
 import hashlib
 import json
 import os
-import secrets
+import re
 import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -22,11 +22,13 @@ from mcp_server_milvus.milvus.entities import Entity
 from mcp_server_milvus.milvus.locks import FileLock
 from mcp_server_milvus.milvus.names import is_name
 from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.milvus.trash import LAST_SECOND, MOST_ENTITIES, in_bounds, name_until
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.exporting import Writer
 
 KEPT_PREFIX = "_deleted_"
+IS_KEPT = re.compile(rf"{KEPT_PREFIX}[0-9]{{10}}_[0-9a-f]{{16}}")
 UNFINISHED, GONE = ".part", ".gone"
 NOTE, LOCK, PROGRESS = "note.json", "lock", "restored.json"
 ABANDONED_SECONDS = 24 * 3600
@@ -102,8 +104,10 @@ class Kept:
 
     def progress(self) -> dict[str, int]:
         """How many entities of which part were written again, by an earlier attempt."""
-        with suppress(FileNotFoundError, ValueError):
-            return cast("dict[str, int]", json.loads((self.folder / PROGRESS).read_bytes()))
+        with suppress(FileNotFoundError, ValueError, RecursionError):
+            done: Any = json.loads((self.folder / PROGRESS).read_bytes())
+            if isinstance(done, dict) and all(map(_is_count, cast("dict[str, Any]", done).values())):
+                return cast("dict[str, int]", done)
         return {}
 
     def note_progress(self, done: dict[str, int]) -> None:
@@ -163,7 +167,7 @@ class KeptEntities:
         Raises:
             MilvusFailed: the data folder cannot be written.
         """
-        name = f"{KEPT_PREFIX}{int(time.time() + 3600 * hours):010}_{secrets.token_hex(8)}"
+        name = name_until(KEPT_PREFIX, hours)
         unfinished = self._folder / (name + UNFINISHED)
         with _told():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -188,7 +192,7 @@ class KeptEntities:
 
     def find(self, name: str) -> Kept | None:
         """The deletion of that name, if this Milvus has it."""
-        return self._read(self._folder / name) if name.startswith(KEPT_PREFIX) and is_name(name) else None
+        return self._read(self._folder / name) if IS_KEPT.fullmatch(name) else None
 
     def remove(self, kept: Kept) -> None:
         """Removes what is kept of a deletion.
@@ -214,16 +218,12 @@ class KeptEntities:
 
     def _folders(self) -> list[Path]:
         with suppress(OSError):
-            names = [each.name for each in self._folder.iterdir() if is_name(each.name)]
-            return [self._folder / name for name in names if name.startswith(KEPT_PREFIX) and name[9:19].isdigit()]
+            return [each for each in self._folder.iterdir() if IS_KEPT.fullmatch(each.name)]
         return []
 
     def _read(self, folder: Path) -> Kept | None:
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            note = json.loads((folder / NOTE).read_bytes())
-            if note.pop("uri") == self._uri:
-                parts = tuple(Part(**part) for part in note.pop("parts"))
-                return Kept(folder, KeptNote(**note, parts=parts))
+        with suppress(OSError, ValueError, RecursionError):
+            return Kept(folder, _parsed(json.loads((folder / NOTE).read_bytes()), self._uri))
         return None
 
 
@@ -299,6 +299,35 @@ class Keeping:
     def _require_room(self) -> None:
         if sum(_sizes(self._unfinished)) > self._room:
             raise NoRoomError
+
+
+def _parsed(note: Any, uri: str) -> KeptNote:
+    """The note of a deletion in that Milvus. Raises ValueError when it is none."""
+    match note:
+        case {
+            "uri": str(told),
+            "tool": str(tool),
+            "db_name": str(db_name),
+            "collection_name": str(collection_name),
+            "removed_at": int(removed_at),
+            "owner": str(owner),
+            "parts": [*parts],
+        } if told == uri and is_name(collection_name) and in_bounds(removed_at, LAST_SECOND):
+            return KeptNote(tool, db_name, collection_name, removed_at, owner, tuple(map(_part, parts)))
+        case _:
+            raise ValueError("no note of this Milvus")
+
+
+def _part(told: Any) -> Part:
+    match told:
+        case {"partition_name": str(name), "entity_count": count} if (not name or is_name(name)) and _is_count(count):
+            return Part(name, count)
+        case _:
+            raise ValueError("no part")
+
+
+def _is_count(told: Any) -> bool:
+    return isinstance(told, int) and in_bounds(told, MOST_ENTITIES)
 
 
 def _sizes(folder: Path) -> Iterator[int]:

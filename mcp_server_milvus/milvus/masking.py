@@ -5,11 +5,14 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 from mcp_server_milvus.errors import Denied
 from mcp_server_milvus.milvus.filters import names_in, understood
+from mcp_server_milvus.milvus.functions import params_of, rankers
+from mcp_server_milvus.reach import IN_TRASH
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.guard import Guard
@@ -41,7 +44,7 @@ class Mask:
         """
         if self.is_on and rpc in RENAMED:
             old, new = (getattr(request, name) for name in RENAMED[rpc])
-            await self._require_as_masked(old, new)
+            self._require_as_masked(old, new)
         if not self.is_on or (rpc not in READS and rpc != "Delete"):
             return
         described = await self._guard.described(request.collection_name)
@@ -52,7 +55,7 @@ class Mask:
         self._require_unmasked(_filtered(request), "filter")
         if rpc in READS:
             self._require_unmasked(_named_by_params(request, described.schema), "params")
-            self._require_unmasked(_named_by_functions(request), "ranker")
+            self._require_unmasked(_named_by_rankers(request), "function")
             self._ask_for_others(request, described.schema)
 
     async def applied(self, rpc: str, request: Any, answer: Any) -> Any:
@@ -62,16 +65,14 @@ class Mask:
             _strip(answer if rpc == "Query" else answer.results, self._masks)
         return answer
 
-    async def _require_as_masked(self, old: str, new: str) -> None:
-        """Nothing, if a collection's fields are masked under its new name too."""
+    def _require_as_masked(self, old: str, new: str) -> None:
+        """Nothing, if what is masked by a collection's name is masked by the new one too, or nobody sees that."""
         reach = self._guard.reach
-        described = await self._guard.described(old)
-        for each in described.schema.fields if described else ():
-            if reach.masks(described.schema.name, each.name) and not reach.masks(new, each.name):
-                raise Denied(
-                    f"{each.name} is masked in {described.schema.name}, and would not be in {new}",
-                    hint="its operator masks the field under both names",
-                )
+        if not (reach.in_trash and IN_TRASH.fullmatch(new)) and reach.would_unmask(old, new):
+            raise Denied(
+                f"fields of {old} are masked by its name, and might not be in {new}",
+                hint="its operator masks the fields under both names",
+            )
 
     def _masks(self, name: str) -> bool:
         return self._guard.reach.masks(self._collection, name)
@@ -106,26 +107,38 @@ def _filtered(request: Any) -> set[str]:
 
 def _named_by_params(request: Any, schema: Any) -> set[str]:
     """Every field that the parameters of a read name, and the texts from which Milvus makes such a field."""
-    pairs = [*getattr(request, "search_params", ()), *getattr(request, "query_params", ())]
-    pairs += [pair for each in getattr(request, "requests", ()) for pair in each.search_params]
-    named = {
-        name.strip() for pair in pairs if pair.key in FIELD_PARAMS for name in pair.value.replace(":", ",").split(",")
+    named = {word for key, value in _params(request) if key in FIELD_PARAMS for word in re.findall(r"[\w$]+", value)}
+    made = {
+        name
+        for function in schema.functions
+        if named & set(function.output_field_names)
+        for name in function.input_field_names
     }
-    made = {name for function in schema.functions for name in function.input_field_names}
-    return named | (
-        made
-        & {
-            name
-            for function in schema.functions
-            if named & set(function.output_field_names)
-            for name in function.input_field_names
-        }
-    )
+    return named | made
 
 
-def _named_by_functions(request: Any) -> set[str]:
-    functions = request.function_score.functions if hasattr(request, "function_score") else ()
-    return {name for function in functions for name in function.input_field_names}
+def _params(request: Any) -> Iterator[tuple[str, str]]:
+    """The parameters of a read and of its parts, also those inside of others."""
+    lists = [getattr(request, name, ()) for name in ("search_params", "query_params", "rank_params")]
+    lists += [each.search_params for each in (*getattr(request, "requests", ()), *getattr(request, "sub_reqs", ()))]
+    for pair in chain.from_iterable(lists):
+        yield pair.key, pair.value
+        if pair.key == "params":
+            inside: dict[str, Any] = json.loads(pair.value or "{}")
+            yield from ((key, json.dumps(value, ensure_ascii=False)) for key, value in inside.items())
+
+
+def _named_by_rankers(request: Any) -> set[str]:
+    """Every field by which rankers rank: an entity's place would tell what is in it."""
+    names: set[str] = set()
+    for function in rankers(request):
+        names.update(function.input_field_names)
+        for key, value in params_of(function):
+            if key == "filter":
+                names |= names_in(understood(value))
+            elif key not in {"reranker", "function"}:
+                names.update(re.findall(r"\w+", value))
+    return names
 
 
 def _strip(answer: Any, masks: Any) -> None:

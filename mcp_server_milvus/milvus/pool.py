@@ -14,15 +14,19 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 
-from mcp_server_milvus.errors import DeadlineExceeded, Error, LimitExceeded, Unavailable
+from mcp_server_milvus.errors import DeadlineExceeded, Error, LimitExceeded, NotFound, Unavailable
 from mcp_server_milvus.milvus.embedded import EmbeddedEngine
 from mcp_server_milvus.milvus.names import require_name
+from mcp_server_milvus.milvus.turns import Turns
 from mcp_server_milvus.reach import EVERYTHING, Reach
 from mcp_server_milvus.settings import Settings
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.capabilities import Backend
     from mcp_server_milvus.milvus.client import Client
+
+MOST_IDLE = 32
+"""Databases whose clients are kept while no call uses them."""
 
 
 @dataclass
@@ -48,7 +52,7 @@ class ClientPool:
         self._credentials = settings.credentials
         self._limiter = anyio.Semaphore(settings.max_concurrency)
         self._connections: dict[str, _Connection] = {}
-        self._connecting: dict[str, anyio.Lock] = {}
+        self._connecting = Turns()
         self._last_writes: dict[str, dict[str, int]] = {}
         self._reach = EVERYTHING
         self._absent = f"_absent_{secrets.token_hex(12)}"
@@ -154,14 +158,21 @@ class ClientPool:
                 ) from error
             raise
         except Error as error:
-            if client and client.guard:
-                error.message = client.guard.in_callers_words(error.message)
-            error.message = error.message.replace(self._absent, asked)
+            if _says_it_is_absent(error, db_name):
+                self._retire(db_name, connection)
+            self._tell_in_callers_words(error, client, asked)
             raise
         finally:
             if connection:
                 connection.borrowers -= 1
                 await _close_unused(connection)
+                await self._close_surplus()
+            self._forget_unused(db_name, connection)
+
+    def _tell_in_callers_words(self, error: Error, client: "Client | None", asked: str) -> None:
+        if client and client.guard:
+            error.message = client.guard.in_callers_words(error.message)
+        error.message = error.message.replace(self._absent, asked)
 
     async def forget(self, db_name: str) -> None:
         """Closes the client of a database that is gone, and forgets what was written there."""
@@ -172,7 +183,7 @@ class ClientPool:
             await _close_unused(connection)
 
     async def _connected(self, db_name: str) -> _Connection:
-        async with self._connecting.setdefault(db_name, anyio.Lock()):
+        async with self._connecting.of(db_name):
             uri = await self._engine.address() if self._engine else self._settings.uri
             connection = self._connections.get(db_name)
             if connection and connection.uri != uri:
@@ -181,7 +192,9 @@ class ClientPool:
                 connection = None
             if connection is None:
                 await self.warm_up()
-                connection = self._connections[db_name] = _Connection(await self._connect(uri, db_name), uri)
+                connection = _Connection(await self._connect(uri, db_name), uri)
+            self._connections.pop(db_name, None)
+            self._connections[db_name] = connection  # the last one: it is the one used most recently
             return connection
 
     async def _connect(self, uri: str, db_name: str) -> "Client":
@@ -203,6 +216,30 @@ class ClientPool:
             connection.retired = True
             if self._connections.get(db_name) is connection:
                 del self._connections[db_name]
+
+    async def _close_surplus(self) -> None:
+        """Closes what was used least recently of those that nobody uses."""
+        idle = [(name, each) for name, each in self._connections.items() if not each.borrowers]
+        surplus = idle[:-MOST_IDLE]
+        for name, each in surplus:
+            self._retire(name, each)
+        for name, each in surplus:
+            await _close_unused(each)
+            self._forget_unused(name, each)
+
+    def _forget_unused(self, db_name: str, connection: _Connection | None) -> None:
+        """Keeps nothing of a database that no client is of and where nothing was written: anybody can name one."""
+        is_used = db_name in self._connections or db_name in self._connecting or (connection and connection.borrowers)
+        if not is_used and not self._last_writes.get(db_name):
+            self._last_writes.pop(db_name, None)
+
+
+def _says_it_is_absent(error: Error, db_name: str) -> bool:
+    if not db_name or not isinstance(error, NotFound):
+        return False
+    from mcp_server_milvus.milvus.translate import is_without_database
+
+    return is_without_database(error, db_name)
 
 
 async def _close_unused(connection: _Connection) -> None:

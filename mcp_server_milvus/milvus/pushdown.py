@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from mcp_server_milvus.milvus.aggregating import Aggregate, Group
+from mcp_server_milvus.milvus.answers import COUNT
 from mcp_server_milvus.milvus.capabilities import Backend, Feature
 from mcp_server_milvus.milvus.filters import any_key, both, literal
 from mcp_server_milvus.milvus.ordering import Order, Ranked
@@ -22,7 +23,6 @@ from mcp_server_milvus.vocabulary import DataType
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.client import Client
 
-COUNT = "count(*)"
 LARGEST_INT64 = 2**63 - 1
 
 Row = Mapping[str, Any]

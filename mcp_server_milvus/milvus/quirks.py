@@ -43,6 +43,7 @@ import anyio.to_thread
 from pymilvus import AsyncMilvusClient
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
+from mcp_server_milvus.milvus.answers import entities_in
 from mcp_server_milvus.milvus.capabilities import Backend
 from mcp_server_milvus.milvus.guard import Guard, GuardedStub
 from mcp_server_milvus.reach import Reach
@@ -251,5 +252,5 @@ def _unpacked(handler: Any, answer: Any) -> list[dict[str, Any]]:
     try:
         handler.query("", "").send(None)
     except StopIteration as unpacked:
-        return list(unpacked.value)
+        return entities_in(unpacked.value)
     raise AssertionError("pymilvus waits for something else than the answer of a query")

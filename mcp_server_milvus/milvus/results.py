@@ -13,6 +13,7 @@ from typing import Any, cast
 from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.milvus.filters import portable_key
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
+from mcp_server_milvus.text.visible import escaped
 from mcp_server_milvus.vocabulary import DataType
 
 TRIMMED_LENGTH = 1_000
@@ -56,6 +57,7 @@ class Page:
     _used: int = ENVELOPE_BYTES
     _trimmed: dict[str, int] = field(default_factory=dict[str, int])
     _shortened: bool = False
+    _escaped: int = 0
     _passages_given: int = 0
 
     def admit(self, entity: Mapping[str, Any], **around: Any) -> bool:
@@ -63,6 +65,8 @@ class Page:
         passage = self._passage(entity)
         left_out = {"$meta", *(self._replaced if passage else ())}
         fields = {name: self._plain(name, value) for name, value in entity.items() if name not in left_out}
+        if "id" in around:
+            around["id"] = self._key(around["id"])
         row = around | {"fields": fields} | passage if around else fields
         size = json_size(row)
         if self._used + size > self.max_bytes:
@@ -84,6 +88,8 @@ class Page:
             said.append(
                 f"an entity exceeds {self.max_bytes} bytes, so its longest values are cut: name fewer output_fields"
             )
+        if self._escaped:
+            said.append(f"{self._escaped} keys have invisible characters, here written out as \\uXXXX")
         said += [
             f"{name}: {count} values trimmed to {TRIMMED_LENGTH} characters; name it in output_fields to get it whole"
             for name, count in self._trimmed.items()
@@ -113,10 +119,18 @@ class Page:
             return {}
         return {"snippet": self.passages.of(text)}
 
+    def _key(self, key: int | str) -> int | str:
+        """A key as a reader tells it from every other one."""
+        shown = escaped(key) if isinstance(key, str) else key
+        self._escaped += shown != key
+        return shown
+
     def _plain(self, name: str, value: Any) -> Any:
         plain = plain_value(self.schema.by_name.get(name), value)
         key = self.schema.primary_key.name
-        if isinstance(plain, str) and len(plain) > TRIMMED_LENGTH and name not in self.asked and name != key:
+        if name == key:
+            return self._key(plain)
+        if isinstance(plain, str) and len(plain) > TRIMMED_LENGTH and name not in self.asked:
             self._trimmed[name] = self._trimmed.get(name, 0) + 1
             return plain[:TRIMMED_LENGTH] + "…"
         return plain

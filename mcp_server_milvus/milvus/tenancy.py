@@ -16,7 +16,18 @@ from pymilvus.client.utils import check_status
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
 from mcp_server_milvus.errors import Denied, InvalidFilter
-from mcp_server_milvus.milvus.filters import CONNECTIVES, Token, both, canonical, equalities, literal, understood
+from mcp_server_milvus.milvus.answers import COUNT, counted
+from mcp_server_milvus.milvus.filters import (
+    CONNECTIVES,
+    Token,
+    both,
+    canonical,
+    equalities,
+    literal,
+    names_in,
+    understood,
+)
+from mcp_server_milvus.milvus.functions import BOOST, RANKERS, ranker_of, rankers
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.guard import Guard
@@ -40,9 +51,11 @@ async def judge(guard: "Guard", rpc: str, request: Any) -> None:
             await _require_unshared(guard, request)
         case "Search":
             _require_plain(request)
+            _require_unaided(request)
             for each in (request, *request.sub_reqs):
                 each.dsl = await _narrowed(guard, request, each.dsl)
         case "HybridSearch":
+            _require_unaided(request)
             for each in request.requests:
                 _require_plain(each)
                 each.dsl = await _narrowed(guard, request, each.dsl)
@@ -50,6 +63,12 @@ async def judge(guard: "Guard", rpc: str, request: Any) -> None:
             await _judge_write(guard, rpc, request)
         case _:
             pass
+
+
+def has_tenants(schema: Any, mandatory_filter: str) -> bool:
+    """Whether a collection has what the filter asks about: of another, the caller owns no entity."""
+    asked = names_in(understood(mandatory_filter))
+    return schema.enable_dynamic_field or asked <= {each.name for each in schema.fields}
 
 
 def hide_counts(answer: Any) -> None:
@@ -98,6 +117,13 @@ def _require_plain(request: Any) -> None:
     by_keys = getattr(request, "search_by_primary_keys", False)
     if by_keys or ("ids" in request.DESCRIPTOR.fields_by_name and request.HasField("ids")):
         raise Denied("search by key is not possible here", hint="get the entity, then search with its vector")
+
+
+def _require_unaided(request: Any) -> None:
+    """Nothing, if no ranker brings a filter of its own, which Milvus would put to the entities of others too."""
+    if any(ranker_of(function) == BOOST for function in rankers(request)):
+        others = ", ".join(sorted(RANKERS - {BOOST}))
+        raise Denied("function: the reranker boost is not possible here", hint=f"use one of {others}")
 
 
 async def _require_unshared(guard: "Guard", request: Any) -> None:
@@ -191,8 +217,8 @@ def _not_own(guard: "Guard", key: str) -> Denied:
 
 
 async def _count(guard: "Guard", request: Any, matching: str) -> int:
-    answer = await _queried(guard, request, matching, "count(*)")
-    return int(answer.fields_data[0].scalars.long_data.data[0])
+    answer = await _queried(guard, request, matching, COUNT)
+    return counted([{COUNT: each} for field in answer.fields_data[:1] for each in field.scalars.long_data.data])
 
 
 async def _keys(guard: "Guard", request: Any, key: str, matching: str) -> list[int | str]:

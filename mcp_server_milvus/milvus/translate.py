@@ -45,6 +45,7 @@ class Rule:
 
 
 NOT_LOADED = Rule(NotLoaded, "call load_collection, then call again")
+NO_DATABASE = Rule(NotFound, "list_databases shows what there is")
 LIST_COLLECTIONS = Rule(NotFound, "list_collections shows what there is")
 RELEASE_FIRST = Rule(Conflict, "call release_collection first, or build_index with replace: true")
 BAD_FILTER = Rule(InvalidFilter, 'a filter reads like: year > 1990 and title like "a%" and tag in ["x", "y"]')
@@ -69,7 +70,7 @@ PHRASES: tuple[tuple[str, Rule], ...] = (
     (r"^unknown field|unknown column|field .* not exist.*expression", BAD_FILTER),
     (r"collection not loaded|not been loaded|is not loaded|not fully loaded", NOT_LOADED),
     (r"release.* first|is loaded, please release|cannot drop.*load|loaded.*release", RELEASE_FIRST),
-    (r"database.*(not found|does not exist)", Rule(NotFound, "list_databases shows what there is")),
+    (r"database.*(not found|does not exist)", NO_DATABASE),
     (r"(can't find|can not find) collection|collection .*(not found|does not exist)", LIST_COLLECTIONS),
     (r"partition.*(not found|does not exist)", Rule(NotFound, "describe_collection shows the partitions")),
     (r"index.*(not found|not exist)|there is no vector index", Rule(Conflict, "call build_index first")),
@@ -116,7 +117,7 @@ CODES: dict[int, Rule] = {
     700: Rule(Conflict, "call build_index first"),
     701: Rule(NotSupported),
     702: Rule(AlreadyExists),
-    800: Rule(NotFound, "list_databases shows what there is"),
+    800: NO_DATABASE,
     802: Rule(InvalidArgument),
     1100: Rule(InvalidArgument),
     1101: Rule(InvalidArgument),
@@ -196,6 +197,11 @@ def translate(failure: Exception, *, tried: str) -> Error | None:
     if isinstance(failure, json.JSONDecodeError | RecursionError):
         return MilvusFailed(f"{tried} answered with JSON that cannot be read", hint=UNREADABLE)
     return None
+
+
+def is_without_database(error: Error, db_name: str) -> bool:
+    """Whether it says that there is no such database."""
+    return type(error) is NO_DATABASE.error and error.hint == NO_DATABASE.hint and db_name in error.message
 
 
 def is_refusal(failure: Exception) -> bool:

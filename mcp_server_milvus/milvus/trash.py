@@ -25,6 +25,11 @@ NOTE = "mcp_dropped"
 LARGEST_NOTE = 1 << 20
 """Characters of a note that is looked into: Milvus's own bound of aliases keeps it far smaller."""
 
+LAST_SECOND = 9_999_999_999
+"""The latest Unix time that a name in the trash can say, in the year 2286."""
+
+MOST_ENTITIES = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Note:
@@ -48,24 +53,44 @@ class Note:
         try:
             kept: Any = json.loads(text) if 0 < len(text) <= LARGEST_NOTE else None
             return _parsed(kept) if kept else None
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, RecursionError):
             return None
 
 
-def _parsed(kept: dict[str, Any]) -> Note:
-    """The note as it was written. Raises ValueError, TypeError or KeyError when it was not."""
-    count = kept["entity_count"]
-    aliases, loaded = (tuple(map(str, kept[name])) for name in ("aliases", "loaded"))
-    name = str(kept["collection_name"])
-    if IN_TRASH.fullmatch(name) or not all(map(is_name, (name, *aliases, *loaded))):
-        raise ValueError("no names")
-    known = None if count is None else int(count)
-    return Note(name, int(kept["dropped_at"]), known, aliases, loaded, all_loaded=bool(kept["all_loaded"]))
+def _parsed(kept: Any) -> Note:
+    """The note as it was written. Raises ValueError when it was not."""
+    match kept:
+        case {
+            "collection_name": str(name),
+            "dropped_at": int(dropped_at),
+            "entity_count": (int() | None) as entity_count,
+            "aliases": [*aliases],
+            "loaded": [*loaded],
+            "all_loaded": bool(all_loaded),
+        } if in_bounds(dropped_at, LAST_SECOND) and in_bounds(entity_count or 0, MOST_ENTITIES):
+            names = (name, *aliases)
+            if not all(isinstance(each, str) and is_name(each) for each in (*names, *loaded)):
+                raise ValueError("no names")
+            if any(map(IN_TRASH.fullmatch, names)):
+                raise ValueError("names of the trash")
+            return Note(name, dropped_at, entity_count, tuple(aliases), tuple(loaded), all_loaded=all_loaded)
+        case _:
+            raise ValueError("no note")
+
+
+def in_bounds(number: int, most: int) -> bool:
+    """Whether a number that anybody may have written can be one."""
+    return 0 <= number <= most
 
 
 def name_in_trash(hours: float) -> str:
     """A new name, for a collection that may be purged after so many hours."""
-    return f"{TRASH_PREFIX}{int(time.time() + 3600 * hours):010}_{secrets.token_hex(8)}"
+    return name_until(TRASH_PREFIX, hours)
+
+
+def name_until(prefix: str, hours: float) -> str:
+    """A new name, for what may be removed after so many hours."""
+    return f"{prefix}{int(min(time.time() + 3600 * hours, LAST_SECOND)):010}_{secrets.token_hex(8)}"
 
 
 def expiry(name: str) -> int:

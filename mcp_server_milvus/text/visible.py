@@ -36,6 +36,9 @@ JOINED = re.compile(
 )
 """One of these between characters of which it decides that."""
 
+CLOAKED = re.compile(f"[{ALWAYS}\x0b\x0c\x85\u2028\u2029\u200c\u200d{STYLES}{FORMS}]")
+"""All of these, wherever they stand."""
+
 PRINTABLE = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0" + "".join(
     map(chr, range(0xFE00, 0xFE10))
 )
@@ -50,6 +53,11 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return JOINERS.sub(_where_they_join, HIDDEN.sub("", SPACES.sub(" ", text)))
+
+
+def escaped(text: str) -> str:
+    """The text with what shows nothing written out as its code, so that two keys never look the same."""
+    return text if visible(text) == text else CLOAKED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def may_hide(json: str, encoded: bytes) -> bool:

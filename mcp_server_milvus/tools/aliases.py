@@ -7,7 +7,7 @@ from pydantic import Field
 
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import AlreadyExists, NotFound
-from mcp_server_milvus.losses import alias_lost
+from mcp_server_milvus.losses.structures import alias_lost
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.results import cursor_fingerprint, decode_cursor, encode_cursor, fitting
 from mcp_server_milvus.tool import Input, Output, tool

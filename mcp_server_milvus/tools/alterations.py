@@ -11,7 +11,7 @@ from mcp_server_milvus import undo
 from mcp_server_milvus.app import App
 from mcp_server_milvus.embedding.binding import PROPERTY, as_property, bindings_in
 from mcp_server_milvus.errors import AlreadyExists, Error, InvalidArgument, NotFound, NotLoaded, NotSupported
-from mcp_server_milvus.losses import contents_lost, lost_by_alteration
+from mcp_server_milvus.losses.structures import contents_lost, lost_by_alteration
 from mcp_server_milvus.milvus import schema as schemas
 from mcp_server_milvus.milvus.capabilities import Backend, Feature
 from mcp_server_milvus.milvus.definition import completed_field

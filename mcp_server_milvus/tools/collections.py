@@ -14,7 +14,7 @@ from mcp_server_milvus.embedding.binding import PROPERTY, Binding, as_property
 from mcp_server_milvus.embedding.deadline import within
 from mcp_server_milvus.embedding.embedders import HOW_TO_HAVE_ONE
 from mcp_server_milvus.errors import AlreadyExists, Conflict, InvalidArgument, NotSupported
-from mcp_server_milvus.losses import collection_lost
+from mcp_server_milvus.losses.structures import collection_lost
 from mcp_server_milvus.milvus import schema as schemas
 from mcp_server_milvus.milvus.capabilities import Backend, Feature
 from mcp_server_milvus.milvus.definition import completed, require_same, require_supported

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import Field
 
 from mcp_server_milvus.app import App
+from mcp_server_milvus.dropped import in_trash
 from mcp_server_milvus.errors import AlreadyExists, Conflict, InvalidArgument, NotFound
-from mcp_server_milvus.losses import database_lost
+from mcp_server_milvus.losses.structures import database_lost
 from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.results import masked
 from mcp_server_milvus.milvus.specs import Properties, split_properties
 from mcp_server_milvus.tool import Input, Output, tool
-from mcp_server_milvus.undo import in_trash
 from mcp_server_milvus.vocabulary import Effect, Toolset
 
 if TYPE_CHECKING:

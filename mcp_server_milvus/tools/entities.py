@@ -12,7 +12,7 @@ from mcp_server_milvus import undo
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import AlreadyExists, InvalidArgument, PartialWrite
 from mcp_server_milvus.filling import Filling
-from mcp_server_milvus.losses import matching_lost, replaced_by_upsert
+from mcp_server_milvus.losses.writes import matching_lost, replaced_by_upsert
 from mcp_server_milvus.milvus.entities import as_entities
 from mcp_server_milvus.milvus.filter_help import near_misses
 from mcp_server_milvus.milvus.filters import (
@@ -142,7 +142,7 @@ async def delete(app: App, args: DeleteInput) -> DeleteOutput:
     matching = keys_filter(known, args.ids) if args.ids is not None else rendered(args.filter or "", args.filter_params)
     kept = await undo.keep(app, db_name, known, "delete", matching=matching, partition_name=args.partition_name)
     if kept.kept:
-        return DeleteOutput(delete_count=await undo.delete_kept(app, db_name, known, kept.kept), **kept.told)
+        return DeleteOutput(delete_count=await undo.delete_kept(app, db_name, known, kept.kept, matching), **kept.told)
     if kept.found_nothing:
         return DeleteOutput(delete_count=0)
 
@@ -422,10 +422,7 @@ async def _count(
 ) -> int:
     if client.backend.is_lite and partition_names and not matching:
         matching = any_key(schema.primary_key)  # without a filter, Milvus Lite counts all partitions
-    rows = await client.read_matching(
-        collection_name, matching, schema, output_fields=["count(*)"], partition_names=partition_names
-    )
-    return int(rows[0]["count(*)"])
+    return await client.count_matching(collection_name, matching, schema, partition_names)
 
 
 async def _delete_doubles(client: "Client", schema: CollectionSchema, args: DeleteInput, matching: str) -> int:

@@ -12,7 +12,7 @@ from pydantic import Field, WithJsonSchema
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import Error, NotLoaded
 from mcp_server_milvus.filling import FileFilling
-from mcp_server_milvus.losses import replaced_by_export, replaced_by_import
+from mcp_server_milvus.losses.writes import replaced_by_export, replaced_by_import
 from mcp_server_milvus.milvus.filters import rendered
 from mcp_server_milvus.milvus.folders import Folders
 from mcp_server_milvus.milvus.names import Name

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import Conflict, NotFound
-from mcp_server_milvus.losses import index_lost
+from mcp_server_milvus.losses.structures import index_lost
 from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.definition import completed_index
 from mcp_server_milvus.milvus.description import described_index

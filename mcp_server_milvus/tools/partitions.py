@@ -9,7 +9,7 @@ from pydantic import Field
 from mcp_server_milvus import undo
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import InvalidArgument, NotFound
-from mcp_server_milvus.losses import partition_lost
+from mcp_server_milvus.losses.structures import partition_lost
 from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.results import cursor_fingerprint, decode_cursor, encode_cursor, fitting

@@ -3,11 +3,14 @@
 from pydantic import Field
 
 from mcp_server_milvus.app import App
+from mcp_server_milvus.dropped import Dropped, listed, purge, sweep, tidy
 from mcp_server_milvus.errors import NotFound
+from mcp_server_milvus.losses.structures import kept_lost
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.results import fitting
+from mcp_server_milvus.restoring import restore
 from mcp_server_milvus.tool import BoundedOutput, Input, Output, tool
-from mcp_server_milvus.undo import Dropped, as_time, listed, purge, restore, sweep, tidy
+from mcp_server_milvus.undo import as_time
 from mcp_server_milvus.vocabulary import Effect, Toolset
 
 ALL = "all"
@@ -99,7 +102,7 @@ class PurgeDroppedOutput(Output):
     purged: int
 
 
-@tool(toolset=Toolset.OPERATIONS, effect=Effect.DELETE)
+@tool(toolset=Toolset.OPERATIONS, effect=Effect.DELETE, loses=kept_lost)
 async def purge_dropped(app: App, args: PurgeDroppedInput) -> PurgeDroppedOutput:
     """Removes what was dropped for good."""
     db_name = app.database(args.db_name)

@@ -20,11 +20,14 @@ import anyio
 import uvicorn
 from anyio.abc import TaskStatus
 from mcp.server import MCPServer
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, BearerAuthBackend
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.routes import create_protected_resource_routes
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from starlette.applications import Starlette
+from starlette.authentication import AuthenticationError
 from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -48,6 +51,9 @@ from mcp_server_milvus.vocabulary import Transport
 
 DRAIN_SECONDS = 60
 FLUSH_SECONDS = 5  # for a client that is slow to read the last of its answer
+WELCOME_SECONDS = 5
+"""How often it is asked whether the tokens are still taken with which event streams were opened."""
+
 MEGABYTE = 2**20
 LOGGER = logging.getLogger(__name__)
 
@@ -84,7 +90,7 @@ async def serve_http(
     calls, responses = _Calls(), _Responses(http_app(server, settings, beside))
     server.middleware.append(calls)
     main = _Uvicorn(_config(responses, settings, context, lifespan="on"), calls, responses, beside.health)
-    async with _metrics_apart(settings, beside, context):
+    async with _metrics_apart(settings, beside, context), _unwelcome_ended(responses, beside.verifier):
         scheme = "https" if context else "http"
         task_status.started(f"{scheme}://{_in_url(settings.host)}:{listener.getsockname()[1]}")
         await main.serve([listener])
@@ -178,6 +184,16 @@ async def _metrics_apart(settings: Settings, beside: Beside, context: ssl.SSLCon
         aside.should_exit = True
 
 
+@contextlib.asynccontextmanager
+async def _unwelcome_ended(responses: "_Responses", verifier: TokenVerifier | None) -> AsyncGenerator[None]:
+    """While the block runs, event streams end some seconds after the tokens with which they were opened."""
+    async with anyio.create_task_group() as tasks:
+        if verifier:
+            tasks.start_soon(responses.end_unwelcome, BearerAuthBackend(verifier))
+        yield
+        tasks.cancel_scope.cancel()
+
+
 def sessions_of(server: MCPServer[Any]) -> Callable[[], int]:
     """How many sessions of Streamable HTTP there are. The SDK tells nobody."""
 
@@ -241,7 +257,7 @@ class _Responses:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._open = set[anyio.CancelScope]()
+        self._open = dict[anyio.CancelScope, Scope]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -263,11 +279,11 @@ class _Responses:
             await send(message)
 
         with anyio.CancelScope() as open_response:
-            self._open.add(open_response)
+            self._open[open_response] = scope
             try:
                 await self._app(scope, listened, watched)
             finally:
-                self._open.discard(open_response)
+                del self._open[open_response]
         if not open_response.cancelled_caught or complete:
             return
         if started:
@@ -275,9 +291,27 @@ class _Responses:
         else:
             await Response("The server is shutting down", status_code=503)(scope, receive, send)
 
+    async def end_unwelcome(self, backend: BearerAuthBackend) -> None:
+        """Ends the streams that are nobody's answer, once their tokens are taken no more; looks every few seconds."""
+        while True:
+            await anyio.sleep(WELCOME_SECONDS)
+            for open_response, scope in list(self._open.items()):
+                if scope["method"] == "GET" and not await _is_welcome(scope, backend):
+                    open_response.cancel()
+
     def end(self) -> None:
         for open_response in list(self._open):
             open_response.cancel()
+
+
+async def _is_welcome(scope: Scope, backend: BearerAuthBackend) -> bool:
+    """Whether a request that was let in with a token would be so now; it is while nobody can tell."""
+    if not isinstance(scope.get("user"), AuthenticatedUser):
+        return True
+    try:
+        return await backend.authenticate(HTTPConnection(scope)) is not None
+    except AuthenticationError:
+        return True
 
 
 class _Uvicorn(uvicorn.Server):

@@ -57,8 +57,24 @@ def require_guarded(settings: Settings, *, authenticated: bool) -> None:
             f"host {settings.host!r} can be reached from other machines, and nobody would be asked for a token: set"
             " auth_tokens (and make a token with mcp-server-milvus token) or auth_issuer, or listen on 127.0.0.1"
         )
+    if not is_loopback(settings.host):
+        _require_no_clear_text(settings)
     if settings.milvus_identity is MilvusIdentity.CALLER and settings.embedded_dir:
         raise SettingsError("milvus_identity caller: the embedded database has no accounts; set uri")
+
+
+def _require_no_clear_text(settings: Settings) -> None:
+    """Nothing, if nobody on the network can read along, or look at metrics without a token."""
+    if settings.certfile is None and urlsplit(settings.public_url).scheme != "https":
+        raise SettingsError(
+            f"host {settings.host!r} can be reached from other machines, and tokens would travel in clear text: set"
+            " certfile and keyfile, or public_url to the https:// address of a proxy that speaks TLS for this server"
+        )
+    if settings.metrics_port and not settings.metrics_token.get_secret_value():
+        raise SettingsError(
+            f"metrics_port: host {settings.host!r} can be reached from other machines, so anybody could read the"
+            " metrics: set metrics_token"
+        )
 
 
 def tls(settings: Settings) -> ssl.SSLContext | None:

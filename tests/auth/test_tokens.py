@@ -114,6 +114,7 @@ async def test_an_expired_token_is_none(path: Path) -> None:
         (f"[tokens.a]\nsha256 = '{SOME_HASH}'\nscopes = ['read']\nfilter = ' '", "tokens.a.filter"),
         (f"[tokens.a]\nsha256 = '{SOME_HASH}'\nscopes = ['read']\nfilter = 'a == 1) or (b == 1'", "closes nothing"),
         (f"[tokens.a]\nsha256 = '{SOME_HASH}'\nscopes = ['read']\nfilter = 'a == \"b'", "is not closed"),
+        (f"[tokens.a]\nsha256 = '{SOME_HASH}'\nscopes = ['read']\nfilter = 'a == 010'", "is not understood here"),
         (f"[tokens.a]\nsha256 = '{SOME_HASH}'\nscopes = ['read']\ncollections = []", "tokens.a.collections"),
         (f"[tokens.a]\nsha256 = '{SOME_HASH}'\nscopes = ['read']\ndatabases = ['']", "tokens.a.databases"),
         (f"[tokens.a]\nsha256 = '{SOME_HASH}'\nscopes = ['read']\nkey_prefix = 'a'", "of no use without filter"),

@@ -248,9 +248,20 @@ def test_hostile_frames_are_answered_each_and_no_line_of_the_log_is_theirs(tmp_p
     assert not [line for line in log.split("\n") if line.startswith("ERROR forged") or not line.isprintable()]
 
 
-@pytest.mark.xfail(strict=True, reason="redaction.MaskingFormatter leaves the line ends of a message")
 def test_a_message_is_one_line_of_the_log_whoever_wrote_it() -> None:
     """The SDK logs names of methods, as they came, when it is told to log everything."""
     shown = MaskingFormatter("%(levelname)s %(message)s", Secrets())
     record = logging.LogRecord("mcp", logging.DEBUG, "", 0, "no handler for %s", ("x\nERROR forged\r: line",), None)
     assert len(shown.format(record).splitlines()) == 1
+
+
+def test_the_lines_of_a_traceback_look_like_no_message() -> None:
+    try:
+        raise ValueError("x\nERROR forged\rERROR forged")
+    except ValueError:
+        record = logging.LogRecord("mcp", logging.ERROR, "", 0, "failed", (), sys.exc_info())
+    logging.Formatter().format(record)  # another one, which keeps its traceback in the record
+    first, *others = MaskingFormatter("%(levelname)s %(message)s", Secrets()).format(record).splitlines()
+    assert first == "ERROR failed"
+    assert len(others) > 3
+    assert all(line.startswith("  ") for line in others)

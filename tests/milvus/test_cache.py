@@ -53,6 +53,28 @@ async def test_50_first_calls_at_once_ask_once(lite: Agent, watched: Agent, wire
     assert wire.sent["DescribeCollection"] == 1
 
 
+async def test_nothing_is_kept_of_names_that_mean_nothing(lite: Agent, watched: Agent, wire: Wire) -> None:
+    await lite.call("create_collection", collection_name="c_kept", dimension=2)
+    await watched.call("query", collection_name="c_kept")
+    await watched.call("create_alias", collection_name="c_kept", alias="c_kept_too")
+    for number in range(5):
+        await watched.refused("query", collection_name=f"c_none_{number}")
+        await watched.refused("query", collection_name="c_kept", db_name=f"c_none_{number}")
+
+    async def fail(name: str, _: Any) -> None:
+        if name == "DescribeCollection":
+            raise errors.Denied("not allowed")
+
+    wire.before = fail
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as calls:
+            for number in range(10):
+                calls.start_soon(lambda each=number % 5: watched.refused("query", collection_name=f"c_denied_{each}"))
+    schemas = watched.app.schemas
+    assert {name for _, name in schemas._entries} <= {"c_kept", "c_kept_too"}
+    assert len(schemas._creating) == 0
+
+
 async def test_callers_of_a_collection_that_is_missing_all_hear_so(watched: Agent) -> None:
     refusals: list[str] = []
 

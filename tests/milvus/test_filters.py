@@ -14,6 +14,8 @@ from mcp_server_milvus.errors import InvalidArgument, InvalidFilter
 from mcp_server_milvus.milvus.filters import (
     KEY_RANGE,
     LITERAL_RANGE,
+    LONGEST_FILTER,
+    LONGEST_RENDERED,
     MAX_KEYS,
     after_key,
     both,
@@ -24,7 +26,7 @@ from mcp_server_milvus.milvus.filters import (
     rendered,
 )
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
-from mcp_server_milvus.text.visible import visible
+from mcp_server_milvus.text.visible import escaped
 from mcp_server_milvus.vocabulary import DataType
 from tests.milvus.conftest import Agent
 
@@ -281,8 +283,8 @@ async def exactly_one_entity(server: Agent, name: str, key: Any, bystander: Any)
 
 
 def shown(key: Any) -> Any:
-    """A key as a result carries it: without the characters that nobody sees."""
-    return visible(key) if isinstance(key, str) else key
+    """A key as a result carries it: the characters that nobody sees are written out."""
+    return escaped(key) if isinstance(key, str) else key
 
 
 async def finds_exactly_what_was_stored(server: Agent, name: str, values: dict[str, Any]) -> None:
@@ -299,6 +301,29 @@ async def finds_exactly_what_was_stored(server: Agent, name: str, values: dict[s
         for template, param in ((f"{field} == {{v}}", value), (f"{field} in {{v}}", [value])):
             found = await server.found(name, filter=template, filter_params={"v": param})
             assert [each["pk"] for each in found] == [1], (field, value, template)
+
+
+def test_a_filter_has_its_length_and_parameters_make_it_longer() -> None:
+    longest = 'text == "' + "x" * (LONGEST_FILTER - 10) + '"'
+    assert rendered(longest, None) == longest
+    keys = [f"{number:0300}" for number in range(MAX_KEYS)]
+    assert len(rendered("pk in {keys}", {"keys": keys})) > 3_000_000
+    too_long = [(f"{longest} ", None), ("a in {v}" * 8_000, {"v": keys}), ("a == {v}", {"v": "x" * LONGEST_RENDERED})]
+    for template, params in too_long:
+        with pytest.raises(InvalidFilter, match="characters or more") as refused:
+            rendered(template, params)
+        assert "filter_params" in refused.value.hint
+
+
+def test_a_number_of_more_digits_than_python_writes_is_refused_in_words() -> None:
+    key = Field("pk", DataType.INT64, is_primary=True)
+    for number in (10**5_000, -(10**5_000)):
+        with pytest.raises(InvalidArgument, match="16,610 bits is outside of"):
+            literal([number])
+        with pytest.raises(InvalidArgument, match="16,610 bits is beyond"):
+            checked_key(key, number)
+        with pytest.raises(InvalidArgument, match="type dict cannot"):
+            literal({"a": number})
 
 
 def schema(key: Field) -> CollectionSchema:

@@ -14,11 +14,14 @@ from mcp.client import Client
 from pydantic import SecretStr
 from pymilvus import AsyncMilvusClient
 from pymilvus.client.async_grpc_handler import AsyncGrpcHandler
-from pymilvus.grpc_gen import milvus_pb2
+from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
 from mcp_server_milvus.app import App, open_app
+from mcp_server_milvus.errors import InvalidFilter
+from mcp_server_milvus.milvus.filters import equalities, names_in, understood
 from mcp_server_milvus.milvus.guard import RULES
 from mcp_server_milvus.policy import LOCAL, Caller
+from mcp_server_milvus.reach import Reach
 from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import load_settings
 from mcp_server_milvus.tools import TOOLS
@@ -39,11 +42,8 @@ NOT_JUDGED = {
     *("AddFileResource", "ListFileResources", "RemoveFileResource", "DumpMessages", "GetReplicateInfo"),
     *("GetReplicateConfiguration", "PinSnapshotData", "UnpinSnapshotData", "GetCompactionStateWithPlans"),
     *("RefreshExternalCollection", "GetRefreshExternalCollectionProgress", "ListRefreshExternalCollectionJobs"),
-    *("AlterRole", "CreateCredential", "UpdateCredential", "DeleteCredential", "ListCredUsers", "SelectUser"),
-    *("CreateRole", "DropRole", "SelectRole", "OperateUserRole", "OperatePrivilege", "OperatePrivilegeV2"),
-    *("SelectGrant", "CreatePrivilegeGroup", "DropPrivilegeGroup", "ListPrivilegeGroups", "OperatePrivilegeGroup"),
 }
-"""What nobody sends who does not reach everything: accounts, and what this server has no tool for."""
+"""What nobody sends who does not reach everything, or see every field: this server has no tool for it."""
 
 
 def test_every_rpc_of_pymilvus_is_judged_or_refused() -> None:
@@ -192,6 +192,39 @@ async def test_what_is_in_the_trash_is_there_for_nobody_who_does_not_ask_for_it(
         await client.drop_collection(TRASH)
 
 
+@pytest.mark.parametrize("limit", [{"collections": "docs_*"}, {"mask_fields": "docs_bin.ssn"}])
+async def test_what_patterns_limit_is_dropped_and_restored(lite_dir: Path, limit: dict[str, str]) -> None:
+    async with agent(data_dir=lite_dir, undo=True, **limit) as each:
+        named = {"collection_name": "docs_bin"}
+        await each.call("create_collection", **named, dimension=2)
+        await each.call("insert", **named, data=[{"id": 1, "vector": [1, 0], "ssn": "s1"}])
+        dropped = await each.call("drop_collection", **named)
+        assert (await each.refused("count", **named))["code"] == "not_found"
+        await each.call("restore_collection", id=dropped["kept_as"])
+        assert (await each.call("count", **named))["count"] == 1
+        async with each.app.clients.client("") as client:
+            await client.drop_collection("docs_bin")
+
+
+async def test_an_alias_that_leads_into_the_trash_leads_nowhere(wire: Wire, lite_dir: Path) -> None:
+    async with agent(data_dir=lite_dir, toolsets="all") as each:
+        await each.call("create_collection", collection_name="soon_gone", dimension=2)
+        await each.call("create_alias", collection_name="soon_gone", alias="left")
+        async with each.app.with_trash().clients.client("") as client:
+            await client.rename("soon_gone", TRASH)  # and then a crash
+        each.app.schemas.forget("default", "soon_gone")
+        for tool in ("query", "search", "insert", "upsert", "delete", "describe_collection", "drop_collection"):
+            wire.sent.clear()
+            assert (await each.refused(tool, **aimed("left", EACH[tool])))["code"] == "not_found", tool
+            assert wire.sent.keys().isdisjoint({"Query", "Search", "Insert", "Upsert", "Delete"}), tool
+        assert (await each.refused("drop_alias", alias="left"))["code"] == "not_found"
+        assert (await each.call("list_aliases"))["aliases"] == []
+        async with each.app.with_trash().clients.client("") as client:
+            assert await client.alias_target("left") == TRASH
+            await client.drop_alias("left")
+            await client.drop_collection(TRASH)
+
+
 # Costs
 
 
@@ -258,6 +291,12 @@ async def test_a_masked_value_is_never_shown(masked: Agent) -> None:
         assert "77" not in answer, tool
 
 
+def ranked(fields: Any = None, **params: Any) -> dict[str, Any]:
+    """The arguments of a hybrid search whose ranking a function makes."""
+    function = {"input_field_names": fields or [], "params": {"reranker": "boost", "weight": 9} | params}
+    return {"legs": [{"vector": [1, 0]}, {"vector": [0, 1]}], "ranker": "function", "function": function}
+
+
 async def test_a_masked_value_decides_nothing(masked: Agent) -> None:
     named = {"collection_name": "people"}
     for tool, arguments in (
@@ -276,12 +315,145 @@ async def test_a_masked_value_decides_nothing(masked: Agent) -> None:
         ("aggregate", {"group_by": ["ssn"]}),
         ("aggregate", {"group_by": ["pin"]}),
         ("alter_collection", {"new_name": "persons"}),
+        *(
+            ("hybrid_search", ranked(**boost))
+            for boost in ({"filter": "pin == 77"}, {"random_score": {"field": "ssn"}})
+        ),
+        ("hybrid_search", ranked(filter='not (ssn like "S%")')),
+        ("hybrid_search", ranked(["pin"], reranker="decay", function="gauss", origin=1, scale=2)),
     ):
         refused = await masked.refused(tool, **named, **arguments)
         assert refused["code"] == "denied", (tool, arguments, refused)
         assert "mask" in refused["message"]
     refused = await masked.refused("query", collection_name="pinned")
     assert (refused["code"], "primary key" in refused["message"]) == ("denied", True)
+
+
+async def test_what_is_not_masked_ranks_hits(masked: Agent) -> None:
+    found = await masked.call("hybrid_search", collection_name="people", **ranked(filter="x in [1]"))
+    assert len(found["hits"]) == 2
+
+
+async def test_a_new_name_unmasks_nothing(lite_dir: Path) -> None:
+    async with agent(data_dir=lite_dir, mask_fields="veiled*.ssn") as each:
+        await each.call("create_collection", collection_name="veiled", dimension=2)
+        await each.call("insert", collection_name="veiled", data=[{"id": 1, "vector": [1, 0], "ssn": "s1"}])
+        assert (await each.refused("alter_collection", collection_name="veiled", new_name="bare"))["code"] == "denied"
+        await each.call("alter_collection", collection_name="veiled", new_name="veiled_too")
+        assert "ssn" not in (await each.found("veiled_too", output_fields=["*"]))[0]
+
+
+@pytest.mark.parametrize(
+    ("masks", "new", "expected"),
+    [
+        (("people.ssn",), "people2", True),
+        (("people.ssn",), "people", False),
+        (("people*.ssn",), "people2", False),
+        (("people*.ssn", "people.x"), "people2", True),
+        (("ssn", "others.ssn"), "people2", False),
+        (("*.ssn",), "people2", False),
+    ],
+)
+def test_a_name_unmasks_what_only_the_old_one_masked(masks: tuple[str, ...], new: str, expected: bool) -> None:  # noqa: FBT001
+    assert Reach(masked_fields=masks).would_unmask("people", new) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("not (a in [1]) AND b is NOT NULL or exists c", {"a", "b", "c"}),
+        ('text_match(a, "in") && b like "x" || c == TRUE', {"a", "b", "c"}),
+        ('$meta["in"] == 1 and In == 2', {"$meta", "in", "In"}),
+        ("", set[str]()),
+    ],
+)
+def test_the_names_in_a_filter_are_those_of_fields(text: str, names: set[str]) -> None:
+    assert names_in(understood(text)) == names
+
+
+@pytest.mark.parametrize("number", ["010", "00", "-07", "01.5", "0x10", "0b1", "1.", ".5"])
+def test_numbers_that_backends_read_in_several_ways_are_not_understood(number: str) -> None:
+    with pytest.raises(InvalidFilter):
+        equalities(f"t == {number}")
+
+
+# Functions
+
+
+MODEL = {"reranker": "model", "provider": "tei", "queries": ["x"]}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        MODEL | {"endpoint": "http://169.254.169.254/"},
+        MODEL,
+        {"reranker": "rrf", "Endpoint": "http://h/"},
+        {"reranker": "rrf", "RERANKER": "model"},
+        {"reranker": "rrf", "provider": "tei"},
+        {"endpoint": "http://h/"},
+    ],
+)
+async def test_no_ranker_has_milvus_call_out(params: dict[str, Any]) -> None:
+    async with fake_milvus("2.6.9") as fake, agent(uri=fake.uri) as each:
+        arguments = ranked() | {"function": {"input_field_names": ["title"], "params": params}}
+        refused = await each.refused("hybrid_search", collection_name="docs", **arguments)
+        assert (refused["code"], "boost, decay, rrf, weighted" in refused["hint"]) == ("denied", True)
+        assert not fake.requests("HybridSearch")
+
+
+@pytest.mark.parametrize("key", ["url", "Endpoint", "resource_name"])
+async def test_no_function_of_a_collection_says_where_its_model_is(key: str) -> None:
+    function = {"name": "embed", "type": "TEXTEMBEDDING", "input_field_names": ["title"]}
+    function |= {"output_field_names": ["vector"], "params": {"provider": "tei", key: "http://169.254.169.254/"}}
+    fields = [
+        {"name": "id", "type": "INT64", "is_primary": True},
+        {"name": "title", "type": "VARCHAR", "max_length": 9},
+        {"name": "vector", "type": "FLOAT_VECTOR", "dim": 2},
+    ]
+    async with fake_milvus("2.6.9") as fake, agent(uri=fake.uri) as each:
+        refused = await each.refused("alter_collection", collection_name="docs", add_function=function)
+        assert (refused["code"], key.lower() in refused["message"]) == ("denied", True), refused
+        fake.answers["DescribeCollection"] = milvus_pb2.DescribeCollectionResponse(status=common_pb2.Status(code=100))
+        refused = await each.refused("create_collection", collection_name="new", fields=fields, functions=[function])
+        assert (refused["code"], key.lower() in refused["message"]) == ("denied", True), refused
+        assert not [name for name, _ in fake.received if name in {"AddCollectionFunction", "CreateCollection"}]
+
+
+async def test_a_masked_field_groups_nothing_in_a_hybrid_search() -> None:
+    async with fake_milvus("2.6.9") as fake, agent(uri=fake.uri, mask_fields="title") as each:
+        legs = [{"vector": [1, 0]}, {"vector": [0, 1]}]
+        refused = await each.refused("hybrid_search", collection_name="docs", legs=legs, group_by_field="title")
+        assert refused["code"] == "denied", refused
+        assert not fake.requests("HybridSearch")
+
+
+async def test_a_tenant_ranks_by_no_filter(lite_dir: Path) -> None:
+    async with agent(data_dir=lite_dir) as each:
+        await each.call("create_collection", collection_name="shared", dimension=2)
+        await each.call("insert", collection_name="shared", data=[{"id": 1, "vector": [1, 0], "tenant": "a"}])
+        refused = await told(each.app, A, "hybrid_search", collection_name="shared", **ranked(filter="id > 0"))
+        assert (refused["code"], "boost" in refused["message"]) == ("denied", True)
+        by_rank = ranked(reranker="rrf", weight=None)
+        by_rank["function"]["params"] = {"reranker": "rrf"}
+        assert len((await told(each.app, A, "hybrid_search", collection_name="shared", **by_rank))["hits"]) == 1
+
+
+# Confirmation
+
+
+async def test_who_may_not_read_is_told_nothing_of_what_would_be_lost(lite_dir: Path) -> None:
+    async with agent(data_dir=lite_dir, confirm="token") as each:
+        named = {"collection_name": "unread"}
+        await each.call("create_collection", **named, dimension=2)
+        await each.call("insert", **named, data=[{"id": 41, "vector": [1, 0], "x": "SECRET"}])
+        writer = Caller("w", scopes=frozenset({Scope.WRITE}))
+        asked = await told(each.app, writer, "delete", **named, filter='x like "S%"')
+        assert asked["code"] == "confirmation_required"
+        assert asked.keys().isdisjoint({"sample", "entity_count", "bytes"})
+        assert "1 entity" not in json.dumps(asked)
+        done = await told(each.app, writer, "delete", **named, filter='x like "S%"', confirm=asked["confirm"])
+        assert done["delete_count"] == 1
 
 
 # Accounts
@@ -321,6 +493,16 @@ async def test_of_too_many_accounts_the_unused_are_let_go(lite_server: Any, monk
 
 
 # Milvus servers that cannot be run here
+
+
+async def test_who_does_not_see_every_field_sends_nothing_that_is_not_judged() -> None:
+    async with fake_milvus("3.0.0") as fake, agent(uri=fake.uri, mask_fields="ssn", toolsets="all") as each:
+        async with each.app.clients.seen_by(each.app.policy.reach).client("") as client:
+            stub, metadata = await client.stub()
+            with pytest.raises(grpc.aio.AioRpcError, match="ListFileResources"):
+                await stub.ListFileResources(milvus_pb2.ListFileResourcesRequest(), metadata=metadata)
+            await stub.ListCredUsers(milvus_pb2.ListCredUsersRequest(), metadata=metadata)
+        assert not fake.requests("ListFileResources")
 
 
 async def test_a_server_with_other_rpcs_gets_none_that_is_not_judged() -> None:

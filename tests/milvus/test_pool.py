@@ -6,17 +6,22 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from pydantic import SecretStr
 from pymilvus import AsyncMilvusClient
 from pymilvus.client.connection_manager import AsyncConnectionManager
 
 from mcp_server_milvus import errors
 from mcp_server_milvus.app import open_app
+from mcp_server_milvus.milvus import pool
 from mcp_server_milvus.milvus.client import Client
+from mcp_server_milvus.milvus.identities import MOST
+from mcp_server_milvus.policy import LOCAL
 from mcp_server_milvus.settings import load_settings
 from mcp_server_milvus.tools import TOOLS
 from tests.calls import CALLS
@@ -104,6 +109,58 @@ async def test_a_connection_that_was_never_answered_is_closed(silent_uri: str) -
         for _ in range(5):
             await unavailable(each, "list_databases", {}, silent_uri)
         await eventually(lambda: connections_to(silent_uri) <= 1)
+
+
+async def test_nothing_is_kept_of_databases_that_do_not_exist(lite_server: LiteServer) -> None:
+    async with agent(uri=lite_server.uri) as each:
+        await each.call("create_collection", collection_name="p", dimension=2)
+        await each.call("insert", collection_name="p", data=[{"id": 1, "vector": [1, 2]}])
+        clients, own = each.app.clients, each.app.settings.db_name
+        kept = clients.connections, dict(clients._last_writes[own])
+        for number in range(5):
+            refused = await each.refused("count", collection_name="p", db_name=f"none_{number}")
+            assert (refused["code"], f"none_{number}" in refused["message"]) == ("not_found", True)
+            await each.refused("describe_database", db_name=f"none_{number}")
+        assert (clients.connections, len(clients._connecting), len(clients._last_writes)) == (kept[0], 0, 1)
+        assert clients._last_writes[own] == kept[1]
+        await eventually(lambda: connections_to(lite_server.uri) <= kept[0])
+
+
+async def test_of_many_databases_those_used_last_stay_connected(
+    lite_server: LiteServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "MOST_IDLE", 2)
+    async with agent(uri=lite_server.uri) as each:
+        clients = each.app.clients
+        for name in "abc":
+            await each.call("create_database", db_name=name)
+        async with clients.client("a") as borrowed:
+            for name in ("b", "c", "default", "b"):
+                await each.call("create_collection", collection_name="p", dimension=2, db_name=name)
+            await each.call("insert", collection_name="p", db_name="c", data=[{"id": 1, "vector": [1, 2]}])
+            await each.call("list_collections", db_name="b")
+            await each.call("list_collections", db_name="default")
+            assert await borrowed.list_collections() == []
+            assert set(clients._connections) == {"a", "b", "default"}
+            assert clients._last_writes["c"]  # a read goes on seeing what was written
+        await each.call("list_collections", db_name="default")
+        assert clients.connections == 2
+        assert (await each.call("count", collection_name="p", db_name="c"))["count"] == 1
+
+
+async def test_of_accounts_that_anybody_names_only_so_many_are_kept(refusing_uri: str) -> None:
+    async with open_app(load_settings({"uri": refusing_uri, "milvus_identity": "caller"})) as app:
+        for number in range(1_000):
+            app.seen_by(replace(LOCAL, credentials=SecretStr(f"user:{number}")))
+        assert len(app.identities.pools) <= MOST
+        await app.clients.warm_up()
+        for number in range(MOST + 20):
+            seen = app.seen_by(replace(LOCAL, credentials=SecretStr(f"other:{number}")))
+            with pytest.raises(errors.Unavailable):
+                async with seen.clients.client(""):
+                    pass
+        assert len(app.identities.pools) <= MOST
+        assert len(app.identities._used) <= MOST + 1
 
 
 async def test_when_milvus_comes_back_the_next_call_works_within_a_second(lite_server: LiteServer) -> None:

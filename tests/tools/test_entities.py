@@ -185,6 +185,20 @@ async def test_the_right_entity_is_accepted_by_the_same_collection(agent: Agent,
     assert got["entities"] == [RIGHT | {"may_be_null": None}]
 
 
+async def test_keys_that_look_the_same_are_told_apart(agent: Agent, by_name: str) -> None:
+    alike = ["k1", "k\u200b1", "k\u202e1"]
+    data = [{"pk": key, "vector": [1, number]} for number, key in enumerate(alike)]
+    await agent.call("insert", collection_name=by_name, data=data)
+    found = await agent.call("query", collection_name=by_name)
+    assert sorted(each["pk"] for each in found["entities"]) == ["k1", r"k\u200b1", r"k\u202e1"]
+    assert "2 keys have invisible characters" in found["applied_limits"][0]
+    hits = await agent.call("search", collection_name=by_name, vector=[0, 1])
+    assert sorted(hit["id"] for hit in hits["hits"]) == ["k1", r"k\u200b1", r"k\u202e1"]
+    assert await agent.call("delete", collection_name=by_name, ids=[r"k\u200b1"]) == {"delete_count": 0}
+    assert await agent.call("delete", collection_name=by_name, ids=["k\u200b1"]) == {"delete_count": 1}
+    assert await agent.count(by_name) == 2
+
+
 async def test_an_empty_list_is_refused(agent: Agent, quick: str) -> None:
     for data in ([], {}):
         error = await agent.fails("insert", collection_name=quick, data=data)

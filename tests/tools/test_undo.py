@@ -11,7 +11,7 @@ import anyio
 import pytest
 from pymilvus import MilvusClient
 
-from mcp_server_milvus import undo
+from mcp_server_milvus import dropped as what_was_dropped
 from mcp_server_milvus.milvus.trash import NOTE
 from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.tools import TOOLS
@@ -304,7 +304,7 @@ async def test_what_is_too_old_is_gone_and_removed_by_whoever_comes_next(
         for each in (deleted, dropped):
             assert (await agent.fails("restore_collection", id=each))["code"] == "not_found"
         assert another_program.has_collection(dropped), "somebody may be restoring it at this moment"
-        monkeypatch.setattr(undo, "GRACE_SECONDS", -10)
+        monkeypatch.setattr(what_was_dropped, "GRACE_SECONDS", -10)
         await agent.call("list_dropped")
         assert not another_program.has_collection(dropped)
         assert [each for each in (tmp_path / "dropped").iterdir() if each.is_dir()] == []
@@ -374,13 +374,88 @@ async def test_a_collection_whose_note_is_not_ours_is_restored_by_a_new_name(
         "loaded": [],
         "all_loaded": 1,
     }
-    for note in ("[]", "{}", "[" * 5_000, json.dumps(hostile), json.dumps(hostile | {"collection_name": dropped})):
+    true = hostile | {"collection_name": collection, "all_loaded": True}
+    wrong: list[dict[str, Any]] = [
+        *({"collection_name": name} for name in ("../x", dropped, None)),
+        *({"dropped_at": number} for number in (-1, 1e300, 10**15, float("inf"), "1")),
+        *({"entity_count": number} for number in (-1, 2**63, float("nan"))),
+        *({names: value} for names in ("aliases", "loaded") for value in ("ab", [1], [["a"]], ["../x"], {"a": 1})),
+        {"aliases": [dropped]},
+    ]
+    forged = [json.dumps(true | each) for each in wrong]
+    for note in ("[]", "{}", "[" * 5_000, "1" * 5_000, json.dumps(hostile), *forged):
         another_program.alter_collection_properties(dropped, {NOTE: note})
         (line,) = [each for each in (await agent.call("list_dropped"))["dropped"] if each["id"] == dropped]
-        assert line.keys() == {"id", "tool", "kept_until"}
+        assert line.keys() == {"id", "tool", "kept_until"}, note
     assert (await agent.fails("restore_collection", id=dropped))["code"] == "invalid_argument"
     await agent.call("restore_collection", id=dropped, new_name=collection)
     assert await agent.count(collection) == 4
+
+
+async def test_a_note_that_another_client_wrote_shows_nothing_out_of_reach(
+    agent: Agent, lite: str, kept: Path, collection: str, another_program: MilvusClient
+) -> None:
+    await make(agent, collection)
+    note = {"dropped_at": 1, "entity_count": 1, "loaded": [], "all_loaded": False, "aliases": ["hidden_alias"]}
+    forged = json.dumps(note | {"collection_name": "mine_forged"})
+    another_program.alter_collection_properties(collection, {NOTE: forged})
+    async with agent_on(lite, undo=True, data_dir=kept, collections="mine_*") as other:
+        assert "mine_forged" not in str(await other.call("list_dropped"))
+        await agent.call("describe_collection", collection_name=collection)
+        dropped = (await agent.call("drop_collection", collection_name=collection))["kept_as"]
+        assert dropped not in str(await other.call("list_dropped"))
+        await make(agent, "mine_noted")
+        mine = (await agent.call("drop_collection", collection_name="mine_noted"))["kept_as"]
+        another_program.alter_collection_properties(mine, {NOTE: json.dumps(note | {"collection_name": "mine_noted"})})
+        restored = await other.call("restore_collection", id=mine)
+        assert restored == {"collection_name": "mine_noted", "entity_count": 1, "loaded": False}
+    (line,) = await listed(agent, collection)
+    assert line["entity_count"] == 4, "the drop wrote its own note"
+
+
+async def test_what_is_dropped_is_restored_by_no_name_of_the_trash(agent: Agent, collection: str) -> None:
+    await make(agent, collection)
+    deleted = (await agent.call("delete", collection_name=collection, ids=[1]))["kept_as"]
+    dropped = (await agent.call("drop_collection", collection_name=collection))["kept_as"]
+    for each in (deleted, dropped):
+        for name in ("_dropped_0000000001_0000000000000000", "_dropped_mine", dropped):
+            refusal = await agent.fails("restore_collection", id=each, new_name=name)
+            assert refusal["code"] == "invalid_argument"
+            assert refusal["hint"]
+    assert {each["id"] for each in await listed(agent, collection)} == {deleted, dropped}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"removed_at": 10**15},
+        {"removed_at": "1"},
+        {"collection_name": "../x"},
+        {"parts": [{"partition_name": "", "entity_count": -1}]},
+        {"parts": [{"partition_name": "../x", "entity_count": 1}]},
+        {"parts": 1},
+        {"tool": None},
+    ],
+)
+async def test_a_folder_whose_note_is_not_ours_is_not_there(
+    agent: Agent, kept: Path, collection: str, forged: dict[str, Any]
+) -> None:
+    await make(agent, collection)
+    deleted = (await agent.call("delete", collection_name=collection, ids=[1]))["kept_as"]
+    note = kept / "dropped" / deleted / "note.json"
+    note.write_text(json.dumps(json.loads(note.read_bytes()) | forged))
+    assert deleted not in str(await agent.call("list_dropped"))
+    assert (await agent.fails("restore_collection", id=deleted))["code"] == "not_found"
+
+
+async def test_fields_that_a_lost_name_masked_are_not_unmasked(
+    agent: Agent, lite: str, kept: Path, collection: str, another_program: MilvusClient
+) -> None:
+    await make(agent, collection)
+    dropped = (await agent.call("drop_collection", collection_name=collection))["kept_as"]
+    another_program.alter_collection_properties(dropped, {NOTE: "{}"})
+    async with agent_on(lite, undo=True, data_dir=kept, mask_fields=f"{collection}.n") as masked:
+        assert (await masked.fails("restore_collection", id=dropped, new_name="bare"))["code"] == "denied"
 
 
 async def test_a_database_with_dropped_collections_is_not_dropped(agent: Agent, collection: str) -> None:

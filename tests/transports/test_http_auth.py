@@ -316,6 +316,24 @@ async def test_while_the_issuers_keys_cannot_be_had_no_token_is_called_wrong(iss
     [
         (["--host", "0.0.0.0"], "set auth_tokens"),  # noqa: S104
         (["--host", "192.0.2.1", "--transport", "sse"], "can be reached from other machines"),
+        (["--host", "0.0.0.0", "--auth-tokens", "{tokens}"], "tokens would travel in clear text"),  # noqa: S104
+        (
+            ["--host", "::", "--auth-tokens", "{tokens}", "--public-url", "http://milvus.example"],
+            "set certfile and keyfile, or public_url to the https:// address",
+        ),
+        (
+            [
+                "--host",
+                "::",
+                "--auth-tokens",
+                "{tokens}",
+                "--public-url",
+                "https://m.example",
+                "--metrics-port",
+                "9091",
+            ],
+            "set metrics_token",
+        ),
         (["--auth-tokens", "/nowhere/tokens.toml"], "cannot be read: No such file"),
         (["--certfile", "/nowhere/c.pem"], "certfile and keyfile cannot be used: No such file"),
         (["--keyfile", "/nowhere/k.pem"], "keyfile is of no use without certfile"),
@@ -331,6 +349,8 @@ async def test_while_the_issuers_keys_cannot_be_had_no_token_is_called_wrong(iss
 def test_settings_that_would_leave_the_door_open_end_the_start(
     flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    write(tmp_path / "tokens.toml", entry_for("reader", new_token()))
+    flags = [flag.format(tokens=tmp_path / "tokens.toml") for flag in flags]
     assert main(["--transport", "http", "--data-dir", str(tmp_path / "d"), *flags]) == 2
     output = capsys.readouterr()
     assert output.out == ""

@@ -1,0 +1,36 @@
+"""Locks by key, of which there are only those that somebody holds or waits for."""
+
+from collections.abc import AsyncGenerator, Hashable
+from contextlib import asynccontextmanager
+
+import anyio
+
+
+class Turns:
+    """Whoever asks for the same key waits for its turn."""
+
+    def __init__(self) -> None:
+        self._locks: dict[Hashable, anyio.Lock] = {}
+
+    def __len__(self) -> int:
+        return len(self._locks)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._locks
+
+    @asynccontextmanager
+    async def of(self, key: Hashable) -> AsyncGenerator[None]:
+        """Lets one in at a time for each key, for as long as the block runs."""
+        lock = self._locks.setdefault(key, anyio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if is_unused(lock) and self._locks.get(key) is lock:
+                del self._locks[key]
+
+
+def is_unused(lock: anyio.Lock) -> bool:
+    """Whether nobody holds it or waits for it."""
+    now = lock.statistics()
+    return not now.locked and not now.tasks_waiting
