@@ -9,6 +9,7 @@ import anyio
 import pytest
 from mcp.client import Client
 from mcp_types import CallToolResult
+from pydantic import Field
 
 from mcp_server_milvus.app import App, open_app
 from mcp_server_milvus.errors import TooManyCalls
@@ -34,7 +35,7 @@ class Leg(Input):
 
 
 class AskInput(Input):
-    legs: list[Leg] = []
+    legs: list[Leg] = Field(default_factory=list[Leg])
     limit: int = 50
     offset: int = 0
     ids: list[int] | None = None

@@ -17,7 +17,7 @@ def test_search_with_text_is_as_good_as_its_two_legs_can_be() -> None:
     command = [sys.executable, str(ROOT / "tools" / "bench.py"), "quality", "--check", f"--data={DATA}"]
     untraced = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
     environment = untraced | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=300)
+    result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "nDCG@10" in result.stdout
     assert "recall@1" in result.stdout

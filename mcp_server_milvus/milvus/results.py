@@ -121,7 +121,7 @@ class Page:
 
     def _key(self, key: int | str) -> int | str:
         """A key as a reader tells it from every other one."""
-        shown = escaped(key) if isinstance(key, str) else key
+        shown = shown_key(key)
         self._escaped += shown != key
         return shown
 
@@ -144,6 +144,11 @@ class Page:
             before = json_size(fields[name])
             fields[name] = _shortened(fields[name], before - excess)
             excess -= before - json_size(fields[name])
+
+
+def shown_key(key: int | str) -> int | str:
+    """The key as a reader tells it from every other one: a number as in `portable_key`, a text without cloaks."""
+    return escaped(key) if isinstance(key, str) else portable_key(key)
 
 
 def plain_value(known: Field | None, value: Any) -> Any:

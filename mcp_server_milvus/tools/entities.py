@@ -28,7 +28,14 @@ from mcp_server_milvus.milvus.filters import (
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.ordering import FirstEntities, Order, Ranked, Reference
 from mcp_server_milvus.milvus.pushdown import is_ordered_by_milvus, pages_in_order
-from mcp_server_milvus.milvus.results import Page, cursor_fingerprint, decode_cursor, encode_cursor, json_size
+from mcp_server_milvus.milvus.results import (
+    Page,
+    cursor_fingerprint,
+    decode_cursor,
+    encode_cursor,
+    json_size,
+    shown_key,
+)
 from mcp_server_milvus.milvus.scanning import Scan, Source, pages_in_key_order
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.milvus.specs import Level
@@ -195,7 +202,7 @@ async def get(app: App, args: GetInput) -> GetOutput:
         fits = True
         for start in range(0, len(wanted), READ_AT_ONCE):
             found = await _by_key(client, schema, args, wanted[start : start + READ_AT_ONCE])
-            missing += [portable_key(key) for key, entity in found if entity is None]
+            missing += [shown_key(key) for key, entity in found if entity is None]
             fits = all(page.admit(entity) for _, entity in found if entity is not None)
             if not fits:
                 break

@@ -1,8 +1,8 @@
 """An agent that attacks, on Milvus Lite, and a database that must look the same afterwards."""
 
-from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymilvus import MilvusClient
@@ -54,17 +54,17 @@ async def attacker(others: dict[str, MilvusClient], database: str, kingdom: Path
         yield agent
 
 
-@pytest.fixture
-def unchanged(others: dict[str, MilvusClient], kingdom: Path, attacker: Agent) -> Iterator[None]:
-    """Around a test: afterwards all is as it was before, in every database and outside of the files folder."""
+@pytest.fixture(scope="session")
+def before(others: dict[str, MilvusClient], kingdom: Path, attacker: Agent) -> tuple[dict[str, Any], dict[str, str]]:
+    """What there is, in every database and outside of the files folder, before anything was tried."""
     del attacker
-    with _unchanged(others, kingdom):
-        yield
+    return fingerprint(others), files_below(kingdom / "outside")
 
 
-@contextmanager
-def _unchanged(others: dict[str, MilvusClient], kingdom: Path) -> Generator[None]:
-    before, files = fingerprint(others), files_below(kingdom / "outside")
+@pytest.fixture
+def unchanged(
+    others: dict[str, MilvusClient], kingdom: Path, before: tuple[dict[str, Any], dict[str, str]]
+) -> Iterator[None]:
+    """After a test all is as it was before the first."""
     yield
-    assert fingerprint(others) == before
-    assert files_below(kingdom / "outside") == files
+    assert (fingerprint(others), files_below(kingdom / "outside")) == before

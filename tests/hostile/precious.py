@@ -3,9 +3,11 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 from mcp_types import TextContent
 from pymilvus import MilvusClient
 
@@ -49,7 +51,13 @@ def entities(about: str, count: int = 12) -> list[dict[str, Any]]:
 async def fill(agent: Agent, *, by_words: bool) -> None:
     """Makes the database. `by_words`: with a collection that is searched by its words, where the backend has such."""
     dynamic = {"fields": FIELDS, "enable_dynamic_field": True}
-    await agent.call("create_collection", **P, **dynamic, properties={"kept": "yes"}, description="the precious one")
+    there = P | {"db_name": VAULT}
+    await agent.call("create_database", db_name=VAULT)
+    precious = P | dynamic | {"properties": {"kept": "yes"}, "description": "the precious one"}
+    collections = [precious, K | {"fields": TEXT_FIELDS}, {"collection_name": "buried"} | dynamic, there | dynamic]
+    async with anyio.create_task_group() as tasks:  # a server takes seconds to load each
+        for each in collections:
+            tasks.start_soon(partial(agent.call, "create_collection", **each))
     await agent.call("create_partition", **P, partition_name="part")
     await agent.call("insert", **P, data=entities("of all"))
     await agent.call(
@@ -57,13 +65,9 @@ async def fill(agent: Agent, *, by_words: bool) -> None:
     )
     await agent.call("load_collection", **P)
     await agent.call("create_alias", **P, alias="prized")
-    await agent.call("create_collection", **K, fields=TEXT_FIELDS)
     await agent.call("insert", **K, data=[{"pk": key, "vector": [1, n]} for n, key in enumerate(TEXT_KEYS)])
-    await agent.call("create_collection", collection_name="buried", **dynamic)
     await agent.call("insert", collection_name="buried", data=entities("buried"))
-    await agent.call("create_database", db_name=VAULT)
-    await agent.call("create_collection", **P, **dynamic, db_name=VAULT)
-    await agent.call("insert", **P, data=entities("of the vault"), db_name=VAULT)
+    await agent.call("insert", **there, data=entities("of the vault"))
     if by_words:
         await agent.call("create_collection", collection_name="stories", text_field="text")
         await agent.call(

@@ -255,11 +255,15 @@ def test_a_message_is_one_line_of_the_log_whoever_wrote_it() -> None:
     assert len(shown.format(record).splitlines()) == 1
 
 
+def _fail(_: str) -> None:
+    raise ValueError("x\nERROR forged\rERROR forged")
+
+
 def test_the_lines_of_a_traceback_look_like_no_message() -> None:
-    try:
-        raise ValueError("x\nERROR forged\rERROR forged")
-    except ValueError:
-        record = logging.LogRecord("mcp", logging.ERROR, "", 0, "failed", (), sys.exc_info())
+    with pytest.raises(ValueError, match="forged") as raised:
+        json.loads("1", parse_int=_fail)
+    traceback = (raised.type, raised.value, raised.tb)
+    record = logging.LogRecord("mcp", logging.ERROR, "", 0, "failed", (), traceback)
     logging.Formatter().format(record)  # another one, which keeps its traceback in the record
     first, *others = MaskingFormatter("%(levelname)s %(message)s", Secrets()).format(record).splitlines()
     assert first == "ERROR failed"

@@ -194,7 +194,7 @@ async def test_a_forged_position_shows_only_what_the_call_itself_may(attacker: A
             (result,) = await attacks.end(tool, [arguments], *BAD)
             assert set(shown(result)) <= allowed, (arguments, result)
     fingerprint = opened((await attacker.call("list_collections", limit=1))["next_cursor"])[0]
-    for position in POSITIONS:
+    for position in POSITIONS[:32]:
         arguments = {"limit": 100, "cursor": sealed([fingerprint, position])}
         (result,) = await attacks.end("list_collections", [arguments], "invalid_argument")
         assert {each["name"] for each in result.get("collections", [])} <= {"precious", "keyed", "stories"}

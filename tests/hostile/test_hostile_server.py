@@ -10,7 +10,7 @@ from pymilvus import CollectionSchema, DataType, FieldSchema
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
 from tests.agent import agent_on
-from tests.fake_milvus import FakeMilvus, fake_milvus
+from tests.fake_milvus import FakeMilvus, fake_milvus, small_schema
 from tests.hostile.precious import Attacks, P
 
 pytestmark = pytest.mark.anyio
@@ -38,10 +38,8 @@ OF_HITS: Calls = [
 OF_THE_SCHEMA: Calls = [
     ("describe_collection", P),
     ("list_collections", {}),
-    ("list_partitions", P),
     ("query", P | {"limit": 5}),
     ("count", P),
-    ("insert", P | {"data": [{"id": 1, "title": "t", "vector": [1, 1]}]}),
     ("upsert", P | {"data": [{"id": 1, "title": "t", "vector": [1, 1]}]}),
     ("delete", P | {"ids": [1]}),
     ("collection_stats", P),
@@ -210,7 +208,7 @@ def lies_about_entities() -> Iterator[tuple[str, Answer]]:
     yield "the same key twice", rows_of(numbers("id", [1, 1, 1]), texts("title", ["a", "b", "c"]))
     yield "keys in no order", rows_of(numbers("id", [5, -1, 3]), texts("title", ["a", "b", "c"]))
     yield "keys without end", rows_of(numbers("id", [1] * 10), texts("title", ["a"] * 10))
-    yield "too many entities", rows_of(numbers("id", [*range(200_000)]), texts("title", ["x" * 50] * 200_000))
+    yield "too many entities", rows_of(numbers("id", [*range(20_000)]), texts("title", ["x" * 50] * 20_000))
     yield "a long text", rows_of(numbers("id", [1]), texts("title", [LONG]))
     yield "a negative count", rows_of(numbers("count(*)", [-5]))
     yield "a count in text", rows_of(texts("count(*)", ["many"]))
@@ -242,7 +240,7 @@ def lies_about_hits() -> Iterator[tuple[str, Answer]]:
         "scores that are no numbers",
         hits_of(num_queries=1, top_k=2, topks=[2], ids=ids(1, 2), scores=[float("nan"), float("inf")]),
     )
-    many = 100_000
+    many = 20_000
     yield "too many hits", hits_of(num_queries=1, top_k=many, topks=[many], ids=ids(*range(many)), scores=[0.5] * many)
     text_ids = schema_pb2.IDs(str_id=schema_pb2.StringArray(data=["a", "b"]))
     yield "hits of text keys", hits_of(num_queries=1, top_k=2, topks=[2], ids=text_ids, scores=[1.0, 0.5])
@@ -288,13 +286,15 @@ async def test_whatever_a_server_answers_a_call_ends_soon_and_tells_no_secret(
     lies: Lies, calls: Calls, codes: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong: list[str] = []
-    for about, lie in lies():
-        async with fake_milvus(VERSION) as fake, agent_on(fake.uri, token=SECRET, timeout=5) as agent:
+    async with fake_milvus(VERSION) as fake, agent_on(fake.uri, token=SECRET, timeout=5) as agent:
+        for number, (about, lie) in enumerate(lies()):
+            fake.answers, fake.schema = {}, small_schema()
             lie(fake)
             attacks = Attacks(agent)
             for tool, arguments in calls:
+                new = {"collection_name": f"of_lie_{number}"} if arguments else {}  # of which nothing is known yet
                 with anyio.move_on_after(10) as scope:
-                    answers = await attacks.end(tool, [arguments], *codes)
+                    answers = await attacks.end(tool, [arguments | new], *codes)
                     wrong += [f"{about}: {tool}: {problem}" for each in answers if (problem := told_too_much(each))]
                 if scope.cancelled_caught:
                     wrong.append(f"{about}: {tool} {arguments}: takes longer than 10 s")

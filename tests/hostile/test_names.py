@@ -107,7 +107,7 @@ async def test_every_argument_that_is_a_name_takes_nothing_else(attacker: Agent)
             if argument in {"collection_name", "db_name", "privilege"} and tool.name.endswith("_privilege"):
                 names = [name for name in names if name != "*"]
             right = CALLS.get(tool.name, P if "collection_name" in tool.input_schema["properties"] else {})
-            part = names[len(seen) % 3 :: 3]  # all of them, over all tools
+            part = names[len(seen) % 6 :: 6]  # all of them, over all tools
             calls = [right | {argument: [name] if is_list else name} for name in part]
             await attacks.fail(tool.name, "invalid_argument", calls=calls)
     assert seen >= {"partition_name", "partition_names", "alias", "anns_field", "group_by_field", "index_name"}

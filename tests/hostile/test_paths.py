@@ -172,9 +172,9 @@ async def test_links_that_come_and_go_while_files_are_opened_lead_nowhere(
     attacks = Attacks(attacker)
     try:
         for path in ("secret.jsonl", "real/secret.jsonl"):
-            await attacks.fail("import_file", *REFUSED, calls=[P | {"path": path}] * 40)
+            await attacks.fail("import_file", *REFUSED, calls=[P | {"path": path}] * 25)
         new = [P | {"path": "real/secret.jsonl", "overwrite": True}, P | {"path": "real/new.jsonl", "overwrite": True}]
-        await attacks.end("export_file", new * 15, *REFUSED, "milvus_error")
+        await attacks.end("export_file", new * 10, *REFUSED, "milvus_error")
     finally:
         over.set()
         swapping.join()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pymilvus import AsyncMilvusClient
 
 from mcp_server_milvus.milvus.filters import KEY_RANGE, portable_key
+from mcp_server_milvus.text.visible import escaped
 from tests.milvus.conftest import Agent, agent
 from tests.milvus.test_filters import FLOATS, HOSTILE, HOSTILE_KEYS, INTEGERS, KEYS, TEXT, WITH_AN_ENGINE
 
@@ -88,10 +89,11 @@ async def exactly_their_entities(server: Agent, name: str, keys: list[Any]) -> N
     """The first key gets its entity alone, a delete of it leaves all others, and a delete of the others leaves none."""
     await server.call("upsert", collection_name=name, data=[{"pk": key, "vector": [1, 0]} for key in keys])
     got = await server.call("get", collection_name=name, ids=[keys[0]])
-    assert [each["pk"] for each in got["entities"]] == keys[:1]
+    shown = [escaped(key) if isinstance(key, str) else key for key in keys]
+    assert [each["pk"] for each in got["entities"]] == shown[:1]
     assert await server.call("delete", collection_name=name, ids=[keys[0]]) == {"delete_count": 1}
     got = await server.call("get", collection_name=name, ids=keys)
-    assert [each["pk"] for each in got["entities"]] == keys[1:]
-    assert got["missing_ids"] == keys[:1]
+    assert [each["pk"] for each in got["entities"]] == shown[1:]
+    assert got["missing_ids"] == shown[:1]
     await server.call("delete", collection_name=name, ids=keys[1:])
     assert await server.call("count", collection_name=name) == {"count": 0}

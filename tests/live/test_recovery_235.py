@@ -62,10 +62,10 @@ async def test_a_wrong_token_is_denied_and_shown_nowhere(
 async def test_the_right_token_is_let_in(milvus_235_with_accounts: str) -> None:
     for right in ({"token": "root:Milvus"}, {"user": "root", "password": "Milvus"}):
         async with agent(uri=milvus_235_with_accounts, **right) as server:
-            assert (await server.call("list_collections"))["collections"] == []
+            assert "collections" in await server.call("list_collections")
     address = milvus_235_with_accounts.replace("http://", "http://root:Milvus@")
     async with agent(uri=address) as server:
-        assert (await server.call("list_collections"))["collections"] == []
+        assert "collections" in await server.call("list_collections")
 
 
 def milvus_of(server: RealMilvus) -> int:

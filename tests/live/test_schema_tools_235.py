@@ -173,6 +173,7 @@ async def test_an_index_is_dropped_once_the_collection_is_released(agent: Agent)
     assert (error["code"], "release: true" in error["hint"]) == ("conflict", True)
     assert await found(agent, INDEXED) == [0, 1, 2, 3]
     dropped = await agent.call("drop_index", release=True, **vector)
+    assert dropped.pop("dropped_index")["index_type"] == "AUTOINDEX"
     assert dropped == {"dropped": True, "indexes": [], "loaded": False}
     assert (await agent.fails("drop_index", **vector))["code"] == "not_found"
 

@@ -218,7 +218,7 @@ async def test_an_alias_that_leads_into_the_trash_leads_nowhere(wire: Wire, lite
             assert (await each.refused(tool, **aimed("left", EACH[tool])))["code"] == "not_found", tool
             assert wire.sent.keys().isdisjoint({"Query", "Search", "Insert", "Upsert", "Delete"}), tool
         assert (await each.refused("drop_alias", alias="left"))["code"] == "not_found"
-        assert (await each.call("list_aliases"))["aliases"] == []
+        assert "left" not in str(await each.call("list_aliases"))
         async with each.app.with_trash().clients.client("") as client:
             assert await client.alias_target("left") == TRASH
             await client.drop_alias("left")

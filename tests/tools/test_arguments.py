@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 ABOUT_ONE_COLLECTION = [name for name, arguments in CALLS.items() if "collection_name" in arguments]
 NEEDS_ONE = CALLS.keys() - {"create_collection"}
-NEEDS_NO_DATABASE = {"create_database", "list_databases", "run_analyzer"}
+NEEDS_NO_DATABASE = {"create_database", "list_databases", "restore_collection", "run_analyzer"}
 READ_A_FILE_FIRST = {"import_file", "export_file"}
 DEFAULT = [tool.name for tool in offered(TOOLS, "") if tool.name not in READ_A_FILE_FIRST]
 """The others are refused on Milvus Lite before they look for anything."""

@@ -1,6 +1,6 @@
 """Undo: nothing is destroyed that was not kept, whoever writes meanwhile, and nothing promised that cannot be kept."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,18 @@ FIELDS = [
     {"name": "status", "type": "VARCHAR", "max_length": 20},
     {"name": "vector", "type": "FLOAT_VECTOR", "dim": 2},
 ]
+
+
+@pytest.fixture(scope="module")
+def lite(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database of these tests' own: what others drop is none of it."""
+    return str(tmp_path_factory.mktemp("kept") / "kept.db")
+
+
+@pytest.fixture(scope="module")
+async def agent(lite: str) -> AsyncIterator[Agent]:
+    async with agent_on(lite) as agent:
+        yield agent
 
 
 @pytest.fixture

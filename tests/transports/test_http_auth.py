@@ -251,6 +251,9 @@ async def test_metrics_ask_for_their_own_token_and_tell_of_calls(served: Served)
 
 async def test_health_is_for_everybody_and_says_little(served: Served) -> None:
     async with httpx2.AsyncClient() as http:
+        with anyio.fail_after(60):  # its engine may be starting
+            while (await http.get(f"{served.url}/health/ready")).status_code != 200:
+                await anyio.sleep(0.1)
         answers = [await http.get(f"{served.url}/health{path}") for path in ("", "/live", "/ready")]
     assert [answer.status_code for answer in answers] == [200, 200, 200]
     assert [answer.json() for answer in answers] == [
