@@ -44,7 +44,7 @@ async def test_no_filter_reaches_another_tenant(pairs: list[Pair], matching: str
 
 
 @given(drawn=DRAWN)
-@settings(MANY, max_examples=200)
+@settings(MANY, max_examples=100)
 async def test_tenants_are_kept_apart(pairs: list[Pair], drawn: tuple[int, list[tuple[str, Result]]]) -> None:
     number, steps = drawn
     await keeps_apart(pairs[number], steps)
