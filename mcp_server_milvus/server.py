@@ -254,23 +254,18 @@ class _MilvusServer(MCPServer[None]):
     known: Mapping[str, "_SdkTool"] = MappingProxyType({})
     seen_now: Callable[[], App]
 
-    @property
-    def offered(self) -> list[str]:
-        """The names of the tools that there are for the caller of this moment."""
-        policy = self.seen_now().policy
-        return [name for name, tool in self.known.items() if policy.permits(tool.wrapped)]
-
     async def list_tools(self) -> list[ListedTool]:
         await anyio.to_thread.run_sync(_make_schemas, self.known.values())
-        offered = self.offered
-        return [tool for tool in await super().list_tools() if tool.name in offered]
+        policy = self.seen_now().policy
+        return [tool for tool in await super().list_tools() if policy.permits(self.known[tool.name].wrapped)]
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        if name in self.offered:
+        app, tool = self.seen_now(), self.known.get(name)
+        if tool and app.policy.permits(tool.wrapped):
             return await super().call_tool(name, arguments, context)
-        return await refused(name, self.seen_now(), [tool.wrapped for tool in self.known.values()], arguments, context)
+        return await refused(name, app, [tool.wrapped for tool in self.known.values()], arguments, context)
 
 
 class _SdkTool(SdkTool):

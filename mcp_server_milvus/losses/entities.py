@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mcp_server_milvus.app import App
 from mcp_server_milvus.milvus.capabilities import Feature
@@ -39,6 +39,20 @@ BITS = {
 TYPICAL_BYTES = 64
 TYPICAL_SPARSE_BYTES = 512
 """Of a value whose size nothing tells: a text or an object, and a sparse vector."""
+
+
+class InDatabase(Protocol):
+    """Arguments that may name a database."""
+
+    @property
+    def db_name(self) -> str | None: ...
+
+
+class OfCollection(InDatabase, Protocol):
+    """Arguments that name a collection."""
+
+    @property
+    def collection_name(self) -> str: ...
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 from mcp_server_milvus.app import App
 from mcp_server_milvus.dropped import listed
 from mcp_server_milvus.errors import NotFound
-from mcp_server_milvus.losses.entities import all_entities, quoted
+from mcp_server_milvus.losses.entities import InDatabase, OfCollection, all_entities, quoted
 from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.schema import DEFAULT_PARTITION
 from mcp_server_milvus.tool import Loss
@@ -17,24 +17,11 @@ SHOWN_KEPT = 5
 TTL = "collection.ttl.seconds"
 
 
-class OfCollection(Protocol):
-    """Arguments that name a collection."""
-
-    @property
-    def collection_name(self) -> str: ...
-
-    @property
-    def db_name(self) -> str | None: ...
-
-
-class OfKept(Protocol):
+class OfKept(InDatabase, Protocol):
     """Arguments that name what was dropped, or `all`."""
 
     @property
     def id(self) -> str: ...
-
-    @property
-    def db_name(self) -> str | None: ...
 
 
 class OfPartition(OfCollection, Protocol):
@@ -64,14 +51,11 @@ class OfAlteration(OfCollection, Protocol):
     def properties(self) -> dict[str, Any]: ...
 
 
-class OfAlias(Protocol):
+class OfAlias(InDatabase, Protocol):
     """Arguments that name an alias."""
 
     @property
     def alias(self) -> str: ...
-
-    @property
-    def db_name(self) -> str | None: ...
 
 
 class OfDatabase(Protocol):

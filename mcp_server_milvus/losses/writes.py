@@ -8,7 +8,7 @@ import anyio.to_thread
 
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import NotFound
-from mcp_server_milvus.losses.entities import Entities, all_entities, matching_entities, quoted, readable
+from mcp_server_milvus.losses.entities import Entities, OfCollection, all_entities, matching_entities, quoted, readable
 from mcp_server_milvus.milvus.entities import as_entities
 from mcp_server_milvus.milvus.filters import rendered
 from mcp_server_milvus.milvus.folders import Folders
@@ -17,16 +17,6 @@ from mcp_server_milvus.tool import Loss
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.client import Client
-
-
-class OfCollection(Protocol):
-    """Arguments that name a collection."""
-
-    @property
-    def collection_name(self) -> str: ...
-
-    @property
-    def db_name(self) -> str | None: ...
 
 
 class OfMatching(OfCollection, Protocol):

@@ -143,31 +143,33 @@ class ClientPool:
                     connection.borrowers += 1
                     client = connection.client.seen_by(self._reach)
                     yield client
-        except (Unavailable, DeadlineExceeded) as error:
-            self._retire(db_name, connection)
-            if self._engine and isinstance(error, Unavailable):
-                error.hint = "call again: an engine that has ended is started anew"
-            if waiting:
-                raise LimitExceeded(
-                    f"{self._settings.max_concurrency} calls are under way and none ended within {limit:g} s",
-                    hint="call again when they have, or start the server with a larger --max-concurrency",
-                ) from error
-            if connection is None and isinstance(error, DeadlineExceeded):
-                raise Unavailable(
-                    f"{self.tried} did not answer within {limit:g} s", hint="check that Milvus runs; then call again"
-                ) from error
-            raise
         except Error as error:
-            if _says_it_is_absent(error, db_name):
+            if isinstance(error, Unavailable | DeadlineExceeded) or _says_it_is_absent(error, db_name):
                 self._retire(db_name, connection)
-            self._tell_in_callers_words(error, client, asked)
-            raise
+            told = self._explained(error, limit, waiting=waiting, connected=connection is not None)
+            self._tell_in_callers_words(told, client, asked)
+            raise told from (error.__cause__ if told is error else error)
         finally:
             if connection:
                 connection.borrowers -= 1
                 await _close_unused(connection)
                 await self._close_surplus()
             self._forget_unused(db_name, connection)
+
+    def _explained(self, error: Error, limit: float, *, waiting: bool, connected: bool) -> Error:
+        """The error itself, or the one that says what it means at this point of a call."""
+        if self._engine and isinstance(error, Unavailable):
+            error.hint = "call again: an engine that has ended is started anew"
+        if waiting and isinstance(error, Unavailable | DeadlineExceeded):
+            return LimitExceeded(
+                f"{self._settings.max_concurrency} calls are under way and none ended within {limit:g} s",
+                hint="call again when they have, or start the server with a larger --max-concurrency",
+            )
+        if not connected and isinstance(error, DeadlineExceeded):
+            return Unavailable(
+                f"{self.tried} did not answer within {limit:g} s", hint="check that Milvus runs; then call again"
+            )
+        return error
 
     def _tell_in_callers_words(self, error: Error, client: "Client | None", asked: str) -> None:
         if client and client.guard:

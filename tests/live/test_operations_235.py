@@ -12,7 +12,7 @@ from mcp_server_milvus.milvus import client as milvus_client
 from mcp_server_milvus.milvus.quirks import quiet_pymilvus
 from tests.agent import Agent, agent_on
 
-pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live")]
+pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live on a second server")]
 
 DEFAULT_GROUP = "__default_resource_group"
 ENTITIES = [{"id": number, "vector": [number, 1]} for number in range(50)]

@@ -9,7 +9,7 @@ from pymilvus import AsyncMilvusClient, DataType
 from mcp_server_milvus.milvus.cache import StaleSchema
 from tests.milvus.conftest import Agent, agent, watching
 
-pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live")]
+pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live on a second server")]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pymilvus import DataType, MilvusClient
 
 from tests.agent import Agent, agent_on, collections_in, keys, names, structured
 
-pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live")]
+pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live on a second server")]
 
 NUMBERS = itertools.count(1)
 ID = {"name": "id", "type": "INT64", "is_primary": True}

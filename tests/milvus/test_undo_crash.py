@@ -86,11 +86,11 @@ async def settled(survivor: Agent, name: str, before: dict[str, Any]) -> bool:
 
 
 async def test_a_drop_that_is_cut_short_has_happened_or_not(survivor: Agent, servers: Servers) -> None:
-    before = await make(survivor, "c_drop")
+    before = await make(survivor, "cut_drop")
     outcomes: list[bool] = []
-    while not servers.survives(len(outcomes), "drop_collection", collection_name="c_drop"):
-        outcomes.append(await settled(survivor, "c_drop", before))
-    assert await settled(survivor, "c_drop", before)
+    while not servers.survives(len(outcomes), "drop_collection", collection_name="cut_drop"):
+        outcomes.append(await settled(survivor, "cut_drop", before))
+    assert await settled(survivor, "cut_drop", before)
     assert outcomes[0] is False
     assert outcomes == sorted(outcomes)  # from one step on it has happened
     assert outcomes[-1] is True
@@ -98,14 +98,14 @@ async def test_a_drop_that_is_cut_short_has_happened_or_not(survivor: Agent, ser
 
 
 async def test_a_restore_that_is_cut_short_has_happened_or_can_be_repeated(survivor: Agent, servers: Servers) -> None:
-    before = await make(survivor, "c_restore")
+    before = await make(survivor, "cut_restore")
     steps = 0
     done = False
     outcomes: list[bool] = []
     while not done:
-        kept = (await survivor.call("drop_collection", collection_name="c_restore"))["kept_as"]
+        kept = (await survivor.call("drop_collection", collection_name="cut_restore"))["kept_as"]
         done = servers.survives(steps, "restore_collection", id=kept)
-        outcomes.append(await settled(survivor, "c_restore", before))
+        outcomes.append(await settled(survivor, "cut_restore", before))
         steps += 1
     assert outcomes[0] is True
     assert outcomes[-1] is False
@@ -114,14 +114,14 @@ async def test_a_restore_that_is_cut_short_has_happened_or_can_be_repeated(survi
 
 
 async def test_a_purge_that_is_cut_short_has_purged_all_or_nothing(survivor: Agent, servers: Servers) -> None:
-    before = await make(survivor, "c_purge")
-    kept = (await survivor.call("drop_collection", collection_name="c_purge"))["kept_as"]
+    before = await make(survivor, "cut_purge")
+    kept = (await survivor.call("drop_collection", collection_name="cut_purge"))["kept_as"]
     assert not servers.survives(0, "purge_dropped", id=kept)
-    assert await settled(survivor, "c_purge", before)
-    kept = (await survivor.call("drop_collection", collection_name="c_purge"))["kept_as"]
+    assert await settled(survivor, "cut_purge", before)
+    kept = (await survivor.call("drop_collection", collection_name="cut_purge"))["kept_as"]
     assert servers.survives(9, "purge_dropped", id=kept)
-    assert await dropped(survivor, "c_purge") == []
-    assert not await is_there(survivor, "c_purge")
+    assert await dropped(survivor, "cut_purge") == []
+    assert not await is_there(survivor, "cut_purge")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ async def test_a_purge_that_is_cut_short_has_purged_all_or_nothing(survivor: Age
 async def test_a_deletion_that_is_cut_short_has_lost_nothing(
     survivor: Agent, servers: Servers, tool: str, arguments: dict[str, Any]
 ) -> None:
-    name = f"c_{tool}"
+    name = f"cut_{tool}"
     before = await make(survivor, name)
     steps = 0
     done = False
@@ -149,15 +149,15 @@ async def test_a_deletion_that_is_cut_short_has_lost_nothing(
 
 
 async def test_a_restore_of_entities_that_is_cut_short_can_be_repeated(survivor: Agent, servers: Servers) -> None:
-    before = await make(survivor, "c_back")
+    before = await make(survivor, "cut_back")
     steps = 0
     done = False
     while not done:
-        kept = (await survivor.call("delete", collection_name="c_back", filter="id >= 0"))["kept_as"]
+        kept = (await survivor.call("delete", collection_name="cut_back", filter="id >= 0"))["kept_as"]
         done = servers.survives(steps, "restore_collection", id=kept)
-        for each in await dropped(survivor, "c_back"):
+        for each in await dropped(survivor, "cut_back"):
             await survivor.call("restore_collection", id=each)
-        assert await whole(survivor, "c_back") == before
-        assert await dropped(survivor, "c_back") == []
+        assert await whole(survivor, "cut_back") == before
+        assert await dropped(survivor, "cut_back") == []
         steps += 1
     assert steps >= 4
