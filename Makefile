@@ -12,13 +12,22 @@ LOCK := uv pip compile pyproject.toml --group dev --group live --universal --pyt
 # pyright asks no registry whether it is the newest.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test check contracts lock clean
+.PHONY: demo test stress interop check coverage contracts lock clean
 
 demo: $(STAMP)
 	@$(BIN)/mcp-server-milvus demo
 
 test: $(STAMP)
-	@$(BIN)/pytest --numprocesses 3 --dist loadgroup --cov --cov-report=term
+	@$(BIN)/pytest --ignore tests/stress --numprocesses 3 --dist loadgroup
+
+stress: $(STAMP)
+	@$(BIN)/pytest tests/stress --numprocesses 2 --dist loadgroup
+
+interop: $(STAMP)
+	@$(BIN)/python tests/interop/run.py conformance inspector openai_agents pydantic_ai lowest
+
+coverage: $(STAMP)
+	@$(BIN)/pytest --ignore tests/stress --numprocesses 3 --dist loadgroup --cov --cov-report=term
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -34,7 +43,7 @@ lock:
 	$(LOCK) --upgrade --output-file requirements.lock
 
 clean:
-	rm -rf .venv .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .interop .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.lock pyproject.toml

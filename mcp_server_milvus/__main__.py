@@ -2,13 +2,15 @@
 
 import sys
 
+from mcp_server_milvus.importing import kept_imports
 from mcp_server_milvus.titles import without_secrets_in_title
 
 
 def main() -> int:
     """Runs the command line, which is imported once no secret is in the title of this process."""
     arguments = without_secrets_in_title()
-    from mcp_server_milvus.cli import main
+    with kept_imports():
+        from mcp_server_milvus.cli import main
 
     return main(arguments)
 

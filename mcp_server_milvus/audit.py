@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from secrets import token_hex
 from time import perf_counter
@@ -45,8 +45,12 @@ class Call:
     db_name: str
     arguments: Mapping[str, Any]
     secrets: Secrets
-    number: str = field(default_factory=lambda: token_hex(6))
     started: float = field(default_factory=perf_counter)
+
+    @cached_property
+    def number(self) -> str:
+        """What its lines have in common."""
+        return token_hex(6)
 
 
 class AuditLog:

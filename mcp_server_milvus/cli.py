@@ -12,9 +12,11 @@ from typing import Any, NoReturn, cast
 import anyio
 
 from mcp_server_milvus import __version__
+from mcp_server_milvus.importing import kept_imports
 from mcp_server_milvus.redaction import MaskingFormatter, Secrets
 from mcp_server_milvus.settings import FILE_ONLY, Settings, SettingsError, is_switch, load_settings, nearest
 from mcp_server_milvus.titles import without_secrets_in_title
+from mcp_server_milvus.transports.workers import inherited, serve_with_workers
 from mcp_server_milvus.vocabulary import Transport
 
 OK, TOOL_ERROR, USAGE_ERROR = 0, 1, 2
@@ -36,13 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit code: 0, 1 for an error of a tool or server, 2 for bad usage."""
     try:
         arguments = without_secrets_in_title() if argv is None else argv
-        return _run(vars(_parser().parse_intermixed_args(arguments)))
+        return _run(vars(_parser().parse_intermixed_args(arguments)), arguments)
     except SettingsError as error:
         print(f"mcp-server-milvus: {error}", file=sys.stderr)
         return USAGE_ERROR
 
 
-def _run(options: dict[str, Any]) -> int:
+def _run(options: dict[str, Any], given: Sequence[str]) -> int:
     command, rest = options.pop("command"), options.pop("arguments")
     settings = load_settings(_flags(options), options.pop("config", None))
     stderr = logging.StreamHandler(sys.stderr)
@@ -50,7 +52,7 @@ def _run(options: dict[str, Any]) -> int:
     logging.basicConfig(level=settings.log_level, handlers=[stderr])
     match command, rest:
         case "serve", []:
-            return _serve(settings)
+            return _serve(settings, given)
         case "call", [tool, arguments]:
             return _call(settings, tool, sys.stdin.read() if arguments == "-" else arguments)
         case "tools", []:
@@ -121,11 +123,14 @@ def _flags(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in Settings.model_fields}
 
 
-def _serve(settings: Settings) -> int:
-    from mcp_server_milvus.commands import serve
-
+def _serve(settings: Settings, given: Sequence[str]) -> int:
+    parent = inherited()
     try:
-        anyio.run(serve, settings)
+        if settings.workers > 1 and parent is None:
+            return anyio.run(serve_with_workers, settings, given)
+        with kept_imports():
+            from mcp_server_milvus.commands import serve
+        anyio.run(serve, settings, parent)
     except OSError as error:
         print(f"mcp-server-milvus: {error}", file=sys.stderr)
         return TOOL_ERROR

@@ -5,7 +5,7 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -21,18 +21,21 @@ from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.tools import TOOLS
 from mcp_server_milvus.vocabulary import MilvusIdentity, Transport
 
+if TYPE_CHECKING:
+    from mcp_server_milvus.transports.workers import Inherited
+
 TOOL_ERROR, USAGE_ERROR = 1, 2
 
 
-async def serve(settings: Settings) -> None:
-    """Serves clients until there is no more input, or a signal.
+async def serve(settings: Settings, inherited: "Inherited | None" = None) -> None:
+    """Serves clients until there is no more input, or a signal; as a worker, with what it has from its parent.
 
     Raises:
         SettingsError: the toolsets name what there is not, or some settings do not go together.
         OSError: the port cannot be listened on.
     """
     _require_reachable(settings)
-    over = _over_stdio if settings.transport is Transport.STDIO else _over_http
+    over = _over_stdio if settings.transport is Transport.STDIO else partial(_over_http, inherited=inherited)
     try:
         async with open_app(settings) as app:
             await over(app, Policy(settings).offered(TOOLS))
@@ -58,12 +61,10 @@ async def _over_stdio(app: App, tools: Sequence[Tool[Any, Any]]) -> None:
         raise SettingsError("milvus_identity caller: its accounts come in headers; set transport http")
     if app.settings.auth_tokens or app.settings.auth_issuer:
         raise SettingsError("auth_tokens, auth_issuer: stdio has one client and no tokens; set transport http")
-    server = build_server(app, tools)
-    async with _warming_up(server, app):
-        await serve_stdio(server)
+    await serve_stdio(build_server(app, tools))  # which imports pymilvus for the first call: many hosts never make one
 
 
-async def _over_http(app: App, tools: Sequence[Tool[Any, Any]]) -> None:
+async def _over_http(app: App, tools: Sequence[Tool[Any, Any]], inherited: "Inherited | None") -> None:
     from mcp_server_milvus.auth.verifier import auth_settings, open_verifier
     from mcp_server_milvus.transports.health import Health, milvus_answers
     from mcp_server_milvus.transports.http import Beside, serve_http, sessions_of
@@ -79,7 +80,8 @@ async def _over_http(app: App, tools: Sequence[Tool[Any, Any]]) -> None:
             metrics.watch(app, sessions_of(server))
         async with _warming_up(server, app):
             health = Health(partial(milvus_answers, app))
-            await serve_http(server, settings, Beside(verifier, health, metrics))
+            asking = [tool.name for tool in tools if tool.is_confirmed]
+            await serve_http(server, settings, Beside(verifier, health, metrics, inherited, asking))
 
 
 @contextlib.asynccontextmanager

@@ -90,7 +90,7 @@ class Filling:
                     wrong.hint = f"{given.mend}; {wrong.hint}"
                 raise
 
-        checked = await anyio.to_thread.run_sync(check)
+        checked = await anyio.to_thread.run_sync(check, limiter=self._app.clients.computing)
         self._blank.clear()
         await self.fill(schema, bindings.values(), checked, further=len(checked))
         return checked

@@ -138,7 +138,9 @@ def within_limits(tool: Judged, args: Arguments, settings: Settings) -> Argument
         _require_allowed(f"legs.{number}.limit", _amount(leg.limit), "max_entities_out", settings)
     lowered: dict[str, int] = {}
     for name, setting in _limited(tool):
-        amount, most = _amount(getattr(args, name, None)), getattr(settings, setting)
+        if name not in type(args).model_fields:
+            continue
+        amount, most = _amount(getattr(args, name)), getattr(settings, setting)
         if name in args.model_fields_set:
             _require_allowed(name, amount, setting, settings)
         if amount > most:

@@ -3,14 +3,16 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp_server_milvus.embedding.binding import Binding
 from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.milvus.entities import Entity
 from mcp_server_milvus.milvus.schema import CollectionSchema
-from mcp_server_milvus.text.chunks import Chunk, chunks
 from mcp_server_milvus.vocabulary import FunctionType
+
+if TYPE_CHECKING:
+    from mcp_server_milvus.text.chunks import Chunk
 
 NEW_ID_BYTES = 9
 SOURCE_ID, PLACE = "source_id", ("chunk", "start", "end")
@@ -100,7 +102,9 @@ class GivenInPieces(Given):
             raise InvalidArgument(f"entity {number}: {SOURCE_ID} must be a text or a whole number")
         return given
 
-    def _split(self, text: Any) -> list[Chunk]:
+    def _split(self, text: Any) -> list["Chunk"]:
+        from mcp_server_milvus.text.chunks import Chunk, chunks  # its patterns take a while to compile
+
         if not isinstance(text, str):
             return [Chunk(text, 0, 0)]
         found = chunks(text, size=self.size, overlap=self.overlap) if len(text) > self.size else []
@@ -145,7 +149,7 @@ def _require_room(schema: CollectionSchema) -> None:
 
 
 def _piece(
-    schema: CollectionSchema, whole: Entity, source_id: int | str, place: int, text_field: str, part: Chunk
+    schema: CollectionSchema, whole: Entity, source_id: int | str, place: int, text_field: str, part: "Chunk"
 ) -> Entity:
     key = schema.primary_key
     own = {SOURCE_ID: source_id, **dict(zip(PLACE, (place, part.start, part.end), strict=True))}

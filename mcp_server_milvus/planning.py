@@ -13,7 +13,6 @@ from mcp_server_milvus.embedding.embedders import HOW_TO_HAVE_ONE, Embedders
 from mcp_server_milvus.errors import Conflict, EmbedderFailed, Error, InvalidArgument, NotSupported
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.milvus.targets import choices, vector_field
-from mcp_server_milvus.text.words import content_words
 from mcp_server_milvus.vocabulary import FunctionType, SearchMode
 
 MODE_OF = {FunctionType.BM25: SearchMode.BM25, FunctionType.TEXTEMBEDDING: SearchMode.FUNCTION}
@@ -82,6 +81,8 @@ class Plan:
 
     async def _words(self, way: Way) -> str:
         """The text. Beside the meaning, words that say nothing would only add noise."""
+        from mcp_server_milvus.text.words import content_words  # its patterns take a while to compile
+
         by_both = self.mode is SearchMode.HYBRID and way.mode is SearchMode.BM25
         return await anyio.to_thread.run_sync(content_words, self.asked.text) if by_both else self.asked.text
 

@@ -15,7 +15,8 @@ from mcp.server.caching import CacheHint
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.tools import Tool as SdkTool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
-from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, TextContent, ToolAnnotations
 from mcp_types import Tool as ListedTool
 from pydantic import PrivateAttr
 
@@ -167,6 +168,8 @@ async def _in_time(tool: Tool[Any, Any], app: App, args: Input, seconds: float |
     Raises:
         DeadlineExceeded: the time was up.
     """
+    if seconds is None:
+        return await tool.run(app, args)
     with anyio.move_on_after(seconds):
         return await tool.run(app, args)
     raise DeadlineExceeded(
@@ -258,6 +261,13 @@ class _MilvusServer(MCPServer[None]):
         await anyio.to_thread.run_sync(_make_schemas, self.known.values())
         policy = self.seen_now().policy
         return [tool for tool in await super().list_tools() if policy.permits(self.known[tool.name].wrapped)]
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[None, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        if name not in {prompt.name for prompt in await self.list_prompts()}:  # the SDK calls that a fault of ours
+            raise MCPError(INVALID_PARAMS, f"there is no prompt {name[:LONGEST_NAME]!r}")
+        return await super().get_prompt(name, arguments, context)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None

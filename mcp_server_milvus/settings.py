@@ -259,6 +259,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on, for sse and http")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on, for sse and http")
     stateless: bool = Field(default=False, description="Streamable HTTP without sessions, for many workers")
+    workers: int = Field(1, ge=1, le=256, description="Processes that serve the port; more than 1 only if stateless")
     toolsets: str = Field(
         "search,data,schema",
         description="Tools to offer: toolsets (search, data, schema, operations, access, all), +TOOL, -TOOL",

@@ -155,14 +155,17 @@ class Tool(Generic[In, Out]):
             schema["properties"][NOTE] = {"type": "string"}
         return schema
 
+    @cached_property
+    def _required(self) -> frozenset[str]:
+        return frozenset(name for name, field in self.input_model.model_fields.items() if field.is_required())
+
     def parse(self, arguments: Mapping[str, Any]) -> In:
         """The arguments as the tool's input model. A null for an argument that may be left out leaves it out.
 
         Raises:
             InvalidArgument: names every argument that is unknown, missing or of the wrong type.
         """
-        required = {name for name, field in self.input_model.model_fields.items() if field.is_required()}
-        given = {name: value for name, value in arguments.items() if value is not None or name in required}
+        given = {name: value for name, value in arguments.items() if value is not None or name in self._required}
         try:
             return self.input_model.model_validate(given)
         except ValidationError as error:

@@ -42,3 +42,5 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record-support", action="store_true", help="write what works on which backend to tools/")
+    parser.addoption("--fuzz-calls", type=int, default=500, help="calls of each tool that is fuzzed (default: 500)")
+    parser.addoption("--flood-seconds", type=int, default=180, help="how long floods last (default: 180)")

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from typing import Any
 
 import grpc
@@ -13,6 +14,15 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
 METHODS = milvus_pb2.DESCRIPTOR.services_by_name["MilvusService"].methods_by_name
 FINISHED, LOADED = 3, 3
+
+
+class Refusal(Exception):
+    """What the function of an RPC raises to have it fail with this status."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(code, details)
+        self.code = code
+        self.details = details
 
 
 @dataclass
@@ -113,8 +123,12 @@ class _Handlers(grpc.GenericRpcHandler):
     def service(self, handler_call_details: Any) -> Any:
         name = handler_call_details.method.rpartition("/")[2]
 
-        async def answer(request: Any, _context: Any) -> Any:
-            return self._fake.answer(name, request)
+        async def answer(request: Any, context: Any) -> Any:
+            try:
+                answer = self._fake.answer(name, request)
+                return await answer if isawaitable(answer) else answer
+            except Refusal as refusal:
+                await context.abort(refusal.code, refusal.details)
 
         return grpc.unary_unary_rpc_method_handler(
             answer,

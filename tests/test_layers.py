@@ -24,6 +24,7 @@ PROTOCOL = {"mcp", "mcp_types", "starlette", "uvicorn", "sse_starlette"}
 
 LAYERS = {
     "errors": set[str](),
+    "importing": set[str](),
     "vocabulary": set[str](),
     "settings": {"vocabulary"},
     "reach": set[str](),
@@ -33,7 +34,7 @@ LAYERS = {
     "audit": {"errors", "milvus", "redaction", "settings", "signing"},
     "meter": set[str](),
     "text": {"text"},
-    "milvus": {"errors", "milvus", "reach", "settings", "text", "vocabulary"},
+    "milvus": {"errors", "importing", "milvus", "reach", "settings", "text", "vocabulary"},
     "embedding": {"embedding", "errors", "settings", "vocabulary"},
     "app": {
         *("audit", "embedding", "errors", "limits", "meter", "milvus", "policy", "reach", "settings", "signing"),
@@ -56,8 +57,8 @@ LAYERS = {
 }
 """The parts of the package that know no MCP, and what each may import of the others."""
 
-READERS_OF_THE_ENVIRONMENT = {"cli", "settings", "titles", "milvus.engine", "milvus.embedded"}
-"""`titles` takes the secrets out of the arguments; the last two are the engine's own `main`, and what it inherits."""
+READERS_OF_THE_ENVIRONMENT = {"cli", "settings", "titles", "milvus.engine", "milvus.embedded", "transports.workers"}
+"""`titles` takes the secrets out of the arguments; the others are an engine's `main`, and what processes inherit."""
 
 MADE_TO_CHANGE = {
     *("Condition", "ContextVar", "Counter", "Event", "Lock", "OrderedDict", "Queue", "RLock", "Semaphore"),

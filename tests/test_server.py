@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 import anyio
 import pytest
 from mcp.client import Client
-from mcp_types import CallToolResult, TextContent
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolResult, TextContent
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
 from mcp_server_milvus import __version__
@@ -201,6 +202,12 @@ async def test_an_unknown_tool_is_an_error_that_names_the_nearest(client: Client
     assert error["code"] == "invalid_argument"
     assert "there is no tool 'serch' (did you mean search?)" in error["message"]
     assert "build_index" in error["hint"]
+
+
+async def test_a_prompt_that_there_is_not_is_the_clients_mistake(client: Client) -> None:
+    with pytest.raises(MCPError, match="no prompt 'nope'") as refusal:
+        await client.get_prompt("nope")
+    assert refusal.value.error.code == INVALID_PARAMS
 
 
 async def test_a_crash_says_nothing_of_itself_to_the_caller_and_all_to_the_log(

@@ -64,6 +64,7 @@ GIVEN: dict[str, tuple[Any, Any]] = {
     "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104  # a value, not an address to listen on
     "port": (9000, 9000),
     "stateless": (True, True),
+    "workers": (3, 3),
     "auto_load": (False, False),
     "schema_ttl": (0, 0.0),
     "max_result_bytes": (4096, 4096),

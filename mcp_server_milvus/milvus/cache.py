@@ -121,6 +121,9 @@ class SchemaCache:
 
     async def _known(self, db_name: str, collection_name: str) -> CollectionSchema:
         entry = self._entries.setdefault((db_name, collection_name), _Entry())
+        if entry.schema and entry.expires > time.monotonic():
+            self._looks.hits += 1
+            return entry.schema
         try:
             return await self._in_turn(db_name, collection_name, entry)
         finally:

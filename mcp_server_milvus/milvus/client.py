@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, cast
 
+import anyio
 import grpc
 from google.protobuf.json_format import ParseDict
 from pymilvus.client.prepare import Prepare
@@ -46,7 +47,13 @@ PARTITION_NOT_FOUND, ALIAS_NOT_FOUND = 200, 1600
 
 
 async def connect(
-    uri: str, *, credentials: str, db_name: str, last_writes: MutableMapping[str, int], seconds: float
+    uri: str,
+    *,
+    credentials: str,
+    db_name: str,
+    last_writes: MutableMapping[str, int],
+    computing: anyio.CapacityLimiter,
+    seconds: float,
 ) -> "Client":
     """A connected client of one database, with a channel of its own. The caller closes it.
 
@@ -64,6 +71,8 @@ async def connect(
         failing.push_async_callback(client.close)
         client.backend = Backend.from_version_text(str(await client.get_server_version()))
         client.last_writes = last_writes
+        client.computing = computing
+        client.confirmed = {}
         await client.leave_recovery_to_the_pool()
         failing.pop_all()
     return client

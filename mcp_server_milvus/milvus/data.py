@@ -6,11 +6,13 @@ What Milvus Lite and Milvus 2.3.5 do otherwise was seen with pymilvus 3.0.2; `te
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pymilvus has no types; what leaves this file has.
 
-import functools
+import math
+import time
 from collections.abc import Awaitable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
+import anyio
 import anyio.to_thread
 import grpc
 from pymilvus import AnnSearchRequest, FunctionType, RRFRanker, WeightedRanker
@@ -24,10 +26,12 @@ from pymilvus.exceptions import MilvusException
 from mcp_server_milvus.errors import AlreadyExists, Conflict, Denied, NotFound, NotLoaded, NotSupported, StaleSchema
 from mcp_server_milvus.milvus.answers import COUNT, counted, entities_in, hits_in
 from mcp_server_milvus.milvus.filters import literal
+from mcp_server_milvus.milvus.packing import vectors_apart, write_request
 from mcp_server_milvus.milvus.quirks import Mended
 from mcp_server_milvus.milvus.ranking import Ranker
 from mcp_server_milvus.milvus.schema import DEFAULT_PARTITION, CollectionSchema, parse_schema
 from mcp_server_milvus.milvus.targets import Leg
+from mcp_server_milvus.milvus.writing import Operation
 from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType
 
 SHOWN_LENGTH = 40
@@ -35,6 +39,9 @@ SHOWN_LENGTH = 40
 
 SHOWN_KEYS = 5
 """Keys that a message names."""
+
+CONFIRMED_FOR = 1.0
+"""Seconds for which the indexes of a collection are taken to be those that they were: asking costs a request."""
 
 UNKNOWN_TIME = -1
 """In place of the time of the last write: reads see everything then, at some cost."""
@@ -47,6 +54,10 @@ class DataClient(Mended):
     """The part of the client that describes, writes, reads and searches."""
 
     last_writes: MutableMapping[str, int]
+    computing: anyio.CapacityLimiter
+    """What takes turns to compute in threads."""
+    confirmed: MutableMapping[str, tuple[str, float]]
+    """By collection, the digest of its indexes and when they had it."""
 
     async def describe(self, collection_name: str) -> CollectionSchema:
         """The schema with its functions and indexes, as it is now."""
@@ -118,13 +129,18 @@ class DataClient(Mended):
             )
 
     async def confirm_indexes(self, collection_name: str, schema: CollectionSchema) -> None:
-        """Nothing, if the indexes are those of the schema, or a server notices by itself that a metric is another.
+        """Nothing, if the indexes were those of the schema a second ago, or a server tells by itself of another metric.
 
         Raises:
             StaleSchema: they are not.
         """
-        if self.backend.is_lite and schema.index_digest != _index_digest(await self._partitions(collection_name)):
+        digest, at = self.confirmed.get(schema.name, ("", -math.inf))
+        if not self.backend.is_lite or (digest == schema.index_digest and time.monotonic() - at < CONFIRMED_FOR):
+            return
+        now = time.monotonic()
+        if schema.index_digest != _index_digest(await self._partitions(collection_name)):
             raise StaleSchema(collection_name)
+        self.confirmed[schema.name] = schema.index_digest, now
 
     async def insert_entities(
         self, collection_name: str, entities: list[dict[str, Any]], schema: CollectionSchema, partition_name: str
@@ -137,8 +153,7 @@ class DataClient(Mended):
         await self.require_partitions(collection_name, [partition_name] if partition_name else None)
         self.require_readable(entities, schema)
         await self.require_new_keys(collection_name, entities, schema)
-        prepare = functools.partial(Prepare.row_insert_param, collection_name, entities, partition_name)
-        return await self._write("Insert", collection_name, prepare, schema)
+        return await self._write("insert", collection_name, entities, schema, partition_name)
 
     async def upsert_entities(
         self, collection_name: str, entities: list[dict[str, Any]], schema: CollectionSchema, partition_name: str
@@ -152,23 +167,21 @@ class DataClient(Mended):
         await self.require_partitions(collection_name, [partition_name] if partition_name else None)
         self.require_readable(entities, schema)
         await self.require_nowhere_else(collection_name, entities, schema, partition_name)
-        prepare = functools.partial(Prepare.row_upsert_param, collection_name, entities, partition_name)
-        return await self._write("Upsert", collection_name, prepare, schema)
+        return await self._write("upsert", collection_name, entities, schema, partition_name)
 
-    async def _write(self, method: str, collection_name: str, prepare: Any, schema: CollectionSchema) -> Any:
-        described = schema.described
-        prepared = functools.partial(
-            prepare,
-            described["fields"],
-            described.get("struct_array_fields", []),
-            enable_dynamic=schema.enable_dynamic_field,
-            schema_timestamp=described.get("update_timestamp", 0),
-        )
-        request = await anyio.to_thread.run_sync(prepared)
-        if not self.backend.is_lite:  # which checks every entity against its own schema
-            await self.confirm(collection_name, schema)
-        stub, metadata = await self.stub()
-        return self._written(await getattr(stub, method)(request, metadata=metadata), schema)
+    async def _write(
+        self,
+        operation: Operation,
+        collection_name: str,
+        entities: list[dict[str, Any]],
+        schema: CollectionSchema,
+        partition_name: str,
+    ) -> Any:
+        def packed() -> Any:
+            rest, vectors = vectors_apart(entities, schema)
+            return write_request(operation, collection_name, rest, vectors, schema, partition_name)
+
+        return await self.send_write(await anyio.to_thread.run_sync(packed, limiter=self.computing), schema)
 
     async def send_write(self, request: Any, schema: CollectionSchema) -> Any:
         """Carries out a request that was packed before, as `insert_entities` and `upsert_entities` do, never repeated.

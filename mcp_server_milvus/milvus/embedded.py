@@ -10,10 +10,12 @@ The servers and the engine agree by the locks of `EngineFolder` alone; none of t
 """
 
 import asyncio
+import math
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -53,6 +55,10 @@ PASSED_ON = frozenset(
 PASSED_ON_PREFIXES = ("COVERAGE_", "LC_", "MILVUS_LITE_", "OMP_", "OPENBLAS_", "PYTHON")
 
 
+SEEN_ALIVE = 0.1
+"""Seconds for which an engine that was found alive is taken to be so: looking costs a turn of a thread."""
+
+
 class EmbeddedEngine:
     """The engine of one data folder, as this process shares it.
 
@@ -67,6 +73,7 @@ class EmbeddedEngine:
         # One thread does all that waits, so that a start goes on when the call that asked for it is cancelled.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-engine")
         self._search: Future[str] | None = None
+        self._seen = -math.inf
         self._last = ""
         self.restarts = 0
         self._closed = threading.Event()
@@ -75,14 +82,28 @@ class EmbeddedEngine:
         """The living engine's address, a uri for pymilvus; an engine is started when none lives.
 
         Calls that come during a search for it share that search. One that finds the engine alive costs well below a
-        millisecond. Raises Conflict when the data folder is not one for the engine, and Unavailable when no engine
-        answers within `start_timeout` seconds.
+        millisecond, and holds for `SEEN_ALIVE`.
+
+        Raises:
+            Conflict: the data folder is not one for the engine.
+            Unavailable: no engine answers within `start_timeout` seconds.
         """
         if self._closed.is_set():
             raise no_longer_used()
+        if seen := self.seen_at:
+            return seen
         if self._search is None or self._search.done():
             self._search = self._thread.submit(self._find_or_start)
         return await asyncio.shield(asyncio.wrap_future(self._search))
+
+    def doubt(self) -> None:
+        """Forgets that an engine was found alive: it did not answer."""
+        self._seen = -math.inf
+
+    @property
+    def seen_at(self) -> str | None:
+        """The address at which an engine was found alive a moment ago; None where it has to be looked for."""
+        return self._last if time.monotonic() - self._seen < SEEN_ALIVE else None
 
     @property
     def is_up(self) -> bool:
@@ -100,6 +121,7 @@ class EmbeddedEngine:
 
     def _find_or_start(self) -> str:
         patience = Patience(self._start_timeout, self._closed)
+        begun = time.monotonic()
         try:
             if not self._users.held:
                 prepare(self._folder)
@@ -109,6 +131,7 @@ class EmbeddedEngine:
             raise unusable(self._folder.data, error.strerror or str(error)) from error
         self.restarts += bool(self._last) and found != self._last
         self._last = found
+        self._seen = begun
         return found
 
     def _living_address(self) -> str | None:

@@ -93,8 +93,8 @@ def checked_entities(
     problems = dict.fromkeys(_repeated_keys(schema, entities, numbers))
     packed: list[Entity] = []
     for number, entity in zip(numbers, entities, strict=True):
-        found = list(_problems(schema, entity, keys_required=keys_required, from_text=from_text))
-        problems |= dict.fromkeys(f"entity {number}: {problem}" for problem in found)
+        for problem in _problems(schema, entity, keys_required=keys_required, from_text=from_text):
+            problems[f"entity {number}: {problem}"] = None
         if len(problems) >= MAX_PROBLEMS:
             break
         if not problems:
@@ -145,7 +145,7 @@ def checked_vector(field: Field, vector: Any, *, argument: str) -> Any:
     problem = _vector_problem(field, vector)
     if problem:
         raise InvalidArgument(f"{argument}: {problem}; {field}")
-    return _packed(field, vector)
+    return [float(number) for number in vector] if field.type is DataType.FLOAT_VECTOR else _packed(field, vector)
 
 
 def packed_vector(field: Field, vector: "array[float]") -> Any:
@@ -181,7 +181,8 @@ def _absent_values(schema: CollectionSchema) -> Entity:
 
 
 def _problems(schema: CollectionSchema, entity: Entity, *, keys_required: bool, from_text: FromText) -> Iterator[str]:
-    yield from _dynamic_problems(schema, {name: entity[name] for name in entity if name not in schema.by_name})
+    if not entity.keys() <= schema.by_name.keys():
+        yield from _dynamic_problems(schema, {name: entity[name] for name in entity if name not in schema.by_name})
     for name, value in entity.items():
         field = schema.by_name.get(name)
         if field and (
@@ -350,9 +351,12 @@ def _vector_problem(field: Field, value: Any) -> str:
 
 def _are_floats(numbers: list[Any]) -> bool:
     """Whether all are numbers that a 32-bit float holds; ten times as fast as to look at each."""
-    if not numbers or not set(map(type, numbers)) <= {int, float}:
+    if not set(map(type, numbers)) <= {int, float}:
         return False
-    return min(numbers) >= -MAX_FLOAT32 and max(numbers) <= MAX_FLOAT32 and math.isfinite(math.fsum(numbers))
+    try:
+        return math.isfinite(sum(array("f", numbers)))  # what a 32-bit float does not hold is infinite there
+    except OverflowError:
+        return False
 
 
 def _dimension_problem(kind: DataType, number: Any) -> str:
@@ -390,7 +394,7 @@ def _packed(field: Field | None, value: Any) -> Any:
         case DataType.SPARSE_FLOAT_VECTOR:
             packed = {int(index): float(weight) for index, weight in value.items()}
         case DataType.FLOAT_VECTOR:
-            packed = [float(number) for number in value]
+            packed = array("f", value)
         case DataType.JSON:  # pymilvus takes any text for JSON, so a value cannot be a text
             packed = json.dumps(value, ensure_ascii=False)
         case kind if kind.is_vector:

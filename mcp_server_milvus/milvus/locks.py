@@ -98,15 +98,26 @@ class FileLock:
 
     def try_shared(self) -> bool:
         """Whether nobody held it exclusively; then it is held here, beside others that share it."""
-        return self._try(lock_shared)
+        return self._try(lock_shared, self._opened_somehow())
 
     def try_exclusive(self) -> bool:
         """Whether nobody else held it; then it is held here alone."""
-        return self._try(lock_exclusive)
+        return self._try(lock_exclusive, self._opened())
 
-    def _try(self, lock: Callable[[int], None]) -> bool:
+    def _opened(self) -> int:
         self.release()
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def _opened_somehow(self) -> int:
+        """Also where nothing may be written any more: whoever only shares can still look."""
+        try:
+            return self._opened()
+        except OSError as problem:
+            if problem.errno in {errno.EROFS, errno.EACCES} and self._path.exists():
+                return os.open(self._path, os.O_RDONLY)
+            raise
+
+    def _try(self, lock: Callable[[int], None], descriptor: int) -> bool:
         locked = False
         try:
             locked = succeeds(lock, descriptor)

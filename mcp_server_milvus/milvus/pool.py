@@ -1,7 +1,6 @@
 """One client per database, made when it is first needed, shared by all calls, replaced when its connection is lost."""
 
 import copy
-import gc
 import importlib
 import secrets
 import sys
@@ -15,6 +14,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_server_milvus.errors import DeadlineExceeded, Error, LimitExceeded, NotFound, Unavailable
+from mcp_server_milvus.importing import kept_imports
 from mcp_server_milvus.milvus.embedded import EmbeddedEngine
 from mcp_server_milvus.milvus.names import require_name
 from mcp_server_milvus.milvus.turns import Turns
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mcp_server_milvus.milvus.capabilities import Backend
     from mcp_server_milvus.milvus.client import Client
 
+MODULES_WITH_PYMILVUS = ("mcp_server_milvus.milvus.client", "mcp_server_milvus.milvus.translate")
 MOST_IDLE = 32
 """Databases whose clients are kept while no call uses them."""
 
@@ -54,6 +55,8 @@ class ClientPool:
         self._connections: dict[str, _Connection] = {}
         self._connecting = Turns()
         self._last_writes: dict[str, dict[str, int]] = {}
+        self.computing = anyio.CapacityLimiter(1)
+        """Of threads that only compute: no two run at once, and each that tries makes the event loop wait 5 ms."""
         self._reach = EVERYTHING
         self._absent = f"_absent_{secrets.token_hex(12)}"
 
@@ -138,14 +141,18 @@ class ClientPool:
             with _Translation(self.tried), anyio.fail_after(seconds or limit):
                 async with self._limiter:
                     waiting = False
-                    with anyio.fail_after(limit):
-                        connection = await self._connected(db_name)
+                    connection = self._ready(db_name)
+                    if connection is None:
+                        with anyio.fail_after(limit):
+                            connection = await self._connected(db_name)
                     connection.borrowers += 1
                     client = connection.client.seen_by(self._reach)
                     yield client
         except Error as error:
             if isinstance(error, Unavailable | DeadlineExceeded) or _says_it_is_absent(error, db_name):
                 self._retire(db_name, connection)
+                if self._engine:
+                    self._engine.doubt()
             told = self._explained(error, limit, waiting=waiting, connected=connection is not None)
             self._tell_in_callers_words(told, client, asked)
             raise told from (error.__cause__ if told is error else error)
@@ -184,9 +191,17 @@ class ClientPool:
         if connection:
             await _close_unused(connection)
 
+    def _ready(self, db_name: str) -> _Connection | None:
+        """The connection of a database, unless it has to be looked whether it still leads to the engine."""
+        connection = self._connections.get(db_name)
+        if connection is None or (self._engine and self._engine.seen_at != connection.uri):
+            return None
+        self._connections[db_name] = self._connections.pop(db_name)  # the last one: it is the one used most recently
+        return connection
+
     async def _connected(self, db_name: str) -> _Connection:
         async with self._connecting.of(db_name):
-            uri = await self._engine.address() if self._engine else self._settings.uri
+            uri = await self._address()
             connection = self._connections.get(db_name)
             if connection and connection.uri != uri:
                 self._retire(db_name, connection)  # the engine died, and this is the next one's address
@@ -196,8 +211,18 @@ class ClientPool:
                 await self.warm_up()
                 connection = _Connection(await self._connect(uri, db_name), uri)
             self._connections.pop(db_name, None)
-            self._connections[db_name] = connection  # the last one: it is the one used most recently
+            self._connections[db_name] = connection
             return connection
+
+    async def _address(self) -> str:
+        """Where Milvus is. An engine starts beside the import of pymilvus: both take a second."""
+        if self._engine is None:
+            return self._settings.uri
+        if not _is_imported():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.warm_up)
+                tasks.start_soon(self._engine.address)
+        return await self._engine.address()
 
     async def _connect(self, uri: str, db_name: str) -> "Client":
         from mcp_server_milvus.milvus.client import connect
@@ -209,6 +234,7 @@ class ClientPool:
             credentials=self._credentials,
             db_name=db_name,
             last_writes=self._last_writes.setdefault(db_name, {}),
+            computing=self.computing,
             seconds=self._settings.timeout,
         )
 
@@ -280,11 +306,14 @@ def _first(group: "ExceptionGroup[Exception]") -> Exception:
     return _first(cast("ExceptionGroup[Exception]", failure)) if isinstance(failure, ExceptionGroup) else failure
 
 
+def _is_imported() -> bool:
+    return all(module in sys.modules for module in MODULES_WITH_PYMILVUS)
+
+
 def _import_pymilvus() -> None:
     """Once; its 160,000 objects stay, so that the garbage collector need not stop every call to look at them."""
-    modules = [f"mcp_server_milvus.milvus.{module}" for module in ("client", "translate")]
-    if all(module in sys.modules for module in modules):
+    if _is_imported():
         return
-    for module in modules:
-        importlib.import_module(module)
-    gc.freeze()
+    with kept_imports():
+        for module in MODULES_WITH_PYMILVUS:
+            importlib.import_module(module)

@@ -40,6 +40,7 @@ from typing import Any, Self
 
 import anyio.lowlevel
 import anyio.to_thread
+import grpc
 from pymilvus import AsyncMilvusClient
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
@@ -128,13 +129,12 @@ class Mended(AsyncMilvusClient):
         return _Handler(await self._guarded())
 
     async def _guarded(self) -> Any:
-        """The handler of pymilvus; of a client that a caller sees, one whose every request is judged."""
-        handler: Any = await _cancellable(AsyncMilvusClient._get_connection(self._shared or self))
-        if self.guard is None:
-            return handler
-        self.guard.stub = handler._async_stub
-        handler = copy.copy(handler)
-        handler._async_stub = GuardedStub(self.guard)
+        """The handler of pymilvus, whose requests can be cancelled; of a client that a caller sees, they are judged."""
+        handler: Any = copy.copy(await _cancellable(AsyncMilvusClient._get_connection(self._shared or self)))
+        stub = handler._async_stub = _Stub(handler._async_stub)
+        if self.guard:
+            self.guard.stub = stub
+            handler._async_stub = GuardedStub(self.guard)
         return handler
 
     async def handler(self) -> Any:
@@ -144,7 +144,7 @@ class Mended(AsyncMilvusClient):
     async def stub(self) -> tuple[Any, Any]:
         """The gRPC stub and the metadata (the database) of a call on it."""
         handler = await self._guarded()
-        return _Stub(handler._async_stub), self.call_context.to_grpc_metadata()
+        return handler._async_stub, self.call_context.to_grpc_metadata()
 
     @property
     def call_context(self) -> Any:
@@ -181,24 +181,25 @@ async def _cancellable(call: Awaitable[Any]) -> Any:
     """The result of a gRPC call, which deadlines end.
 
     gRPC raises a CancelledError of its own, which anyio does not take for the one that it sent: a deadline would pass
-    unnoticed, and a request that its client cancels would end the session.
+    unnoticed, and a request that its client cancels would end the session. It raises it, too, for calls that it has
+    given up when a connection was lost, and nobody has cancelled: then a whole session would end without a word.
+
+    Raises:
+        AioRpcError: CANCELLED; the connection was lost.
     """
     try:
         return await call
     except asyncio.CancelledError:
         await anyio.lowlevel.checkpoint_if_cancelled()
-        raise
-
-
-def _made_cancellable(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def cancellable(*args: Any, **options: Any) -> Any:
-        return await _cancellable(call(*args, **options))
-
-    return cancellable
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        nothing = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, "the connection was lost") from None
 
 
 class _Handler:
-    """A handler whose calls can be cancelled, and of which only reads are repeated, once."""
+    """A handler of whose calls only reads are repeated, once."""
 
     def __init__(self, handler: Any) -> None:
         self._handler = handler
@@ -207,7 +208,7 @@ class _Handler:
         attribute = getattr(self._handler, name)
         if name.startswith("_") or not inspect.iscoroutinefunction(attribute):
             return attribute
-        return _made_cancellable(functools.partial(attribute, retry_times=int(name in REPEATED)))
+        return functools.partial(attribute, retry_times=int(name in REPEATED))
 
 
 class _Stub:
@@ -216,8 +217,13 @@ class _Stub:
     def __init__(self, stub: Any) -> None:
         self._stub = stub
 
-    def __getattr__(self, name: str) -> Any:
-        return _made_cancellable(getattr(self._stub, name))
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        send = getattr(self._stub, name)
+
+        async def sent(*args: Any, **options: Any) -> Any:
+            return await _cancellable(send(*args, **options))
+
+        return sent
 
 
 class _InKeyOrder:

@@ -7,6 +7,7 @@ import codecs
 import csv
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -41,7 +42,7 @@ BOM = b"\xef\xbb\xbf"
 SEPARATORS = ",;\t"
 BROKEN = (
     *(ValueError, OSError, EOFError, KeyError, NotImplementedError, RecursionError),
-    *(zipfile.BadZipFile, zlib.error, csv.Error, pa.ArrowException),
+    *(zipfile.BadZipFile, zlib.error, csv.Error, pa.ArrowException, tokenize.TokenError),
 )
 """What the readers raise for a file of another format, or one that is damaged."""
 

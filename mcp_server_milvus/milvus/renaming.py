@@ -21,6 +21,10 @@ def open_lite(data: Path, note: Path) -> Any:
     """Milvus Lite on the data folder, whose aliases all lead somewhere. Raises what Milvus Lite does."""
     from milvus_lite.db import DEFAULT_DATABASE_NAME, MilvusLite
 
+    from mcp_server_milvus.milvus.durable import lose_nothing
+
+    lose_nothing()
+
     class WholeRenames(MilvusLite):
         def rename_collection(self, old_name: str, new_name: str, database_name: str = DEFAULT_DATABASE_NAME) -> None:
             old = self.resolve_collection_name(old_name, database_name=database_name)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from mcp_server_milvus.errors import InvalidArgument
+from mcp_server_milvus.errors import InvalidArgument, LimitExceeded
 from mcp_server_milvus.milvus.filters import portable_key
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.text.visible import escaped
@@ -27,6 +27,10 @@ SECRET_KEY = re.compile(
     r"|(token|secrets?|passw(or)?ds?|passphrase|pwd|credentials?|auth|authorization|cookie)(?![a-z])"
 )
 """In lower case, words apart: `authToken` is one, `author`, `tokenizer` and `max_tokens` are none."""
+
+COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+DEEPEST = 240
+"""Levels of a value that a result can hold: pydantic writes 255, of which the result itself needs some."""
 
 CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 SCORE_DIGITS = 6
@@ -74,7 +78,8 @@ class Page:
                 return False
             self._shorten(fields, size - (self.max_bytes - self._used))
             self._shortened = True
-        self._used += json_size(row) + 1
+            size = json_size(row)
+        self._used += size + 1
         self._passages_given += len(passage)
         self.entities.append(row)
         return True
@@ -151,8 +156,17 @@ def shown_key(key: int | str) -> int | str:
     return escaped(key) if isinstance(key, str) else portable_key(key)
 
 
-def plain_value(known: Field | None, value: Any) -> Any:
-    """The value as JSON has it: exact integers, the shortest decimals, a null for what is no number."""
+def plain_value(known: Field | None, value: Any, levels: int = DEEPEST) -> Any:
+    """The value as JSON has it: exact integers, the shortest decimals, a null for what is no number.
+
+    Raises:
+        LimitExceeded: it has more levels than this.
+    """
+    if not levels:
+        raise LimitExceeded(
+            f"a value has more than {DEEPEST} levels, which no result can hold",
+            hint="leave its field out of output_fields, or filter the entity out",
+        )
     if known and known.type.is_vector and value is not None:
         return _plain_vector(known, value)
     match value:
@@ -164,11 +178,13 @@ def plain_value(known: Field | None, value: Any) -> Any:
             single = known is not None and DataType.FLOAT in {known.type, known.element_type}
             plain = _plain_number(value, single=single)
         case dict():
-            plain = {str(key): plain_value(None, inner) for key, inner in cast("dict[Any, Any]", value).items()}
+            plain = {
+                str(key): plain_value(None, inner, levels - 1) for key, inner in cast("dict[Any, Any]", value).items()
+            }
         case bytes():
             plain = f"<{len(value)} bytes>"
         case _:
-            plain = [plain_value(known, inner) for inner in value]
+            plain = [plain_value(known, inner, levels - 1) for inner in value]
     return plain
 
 
@@ -189,7 +205,7 @@ def names_secret(key: str) -> bool:
 
 def json_size(value: Any) -> int:
     """Bytes of the value as compact JSON."""
-    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace"))
+    return len(COMPACT.encode(value).encode(errors="replace"))
 
 
 def fitting(described: Sequence[Mapping[str, Any]], max_bytes: int) -> int:

@@ -22,6 +22,7 @@ from mcp_server_milvus.errors import (
     NotFound,
     NotLoaded,
     NotSupported,
+    TooManyCalls,
     Unavailable,
 )
 
@@ -50,6 +51,7 @@ LIST_COLLECTIONS = Rule(NotFound, "list_collections shows what there is")
 RELEASE_FIRST = Rule(Conflict, "call release_collection first, or build_index with replace: true")
 BAD_FILTER = Rule(InvalidFilter, 'a filter reads like: year > 1990 and title like "a%" and tag in ["x", "y"]')
 RETRY_LATER = Rule(LimitExceeded, "wait a moment, or send less at once")
+BUSY = Rule(TooManyCalls, RETRY_LATER.hint)
 NOT_HERE = Rule(NotSupported, "this backend has no such operation")
 INTERRUPTED = Rule(Interrupted, "if this was a write, look before repeating it")
 OUTCOME_UNKNOWN = Rule(
@@ -63,6 +65,7 @@ PHRASES: tuple[tuple[str, Rule], ...] = (
     (r"invalid integer literal", BAD_FILTER),  # of so many digits that where it stands is not looked at
     (r"int too large|recursion depth", BAD_FILTER),
     (r"unsupported (right )?data ?type json", BAD_FILTER),  # a comparison with a name of the dynamic field
+    (r"\[errno \d+\].*a part of the entities may be in", INTERRUPTED),
     (
         r"\[errno \d+\]",
         Rule(MilvusFailed, "the embedded engine cannot write its data folder: check its disk and its rights"),
@@ -87,16 +90,17 @@ PHRASES: tuple[tuple[str, Rule], ...] = (
         r"denied|privilege|not authorized|unauthenticated|auth check failure",
         Rule(Denied, "the Milvus account lacks the right"),
     ),
-    (r"rate limit|quota|request limit|memory limit|disk limit|message larger than max", RETRY_LATER),
+    (r"quota|memory limit|disk limit|message larger than max", RETRY_LATER),
+    (r"rate limit|request limit", BUSY),
     (r"not supported|unsupported|unimplemented", Rule(NotSupported)),
 )
 """What the text says, where codes say less: Milvus 2.3 uses 65535 and Milvus Lite 6 for nearly everything."""
 
 CODES: dict[int, Rule] = {
     3: RETRY_LATER,
-    4: RETRY_LATER,
+    4: BUSY,
     7: RETRY_LATER,
-    8: RETRY_LATER,
+    8: BUSY,
     9: Rule(Denied, "Milvus refuses writes for now: it is out of memory or disk"),
     10: NOT_HERE,
     35: Rule(AlreadyExists, "build_index with replace: true replaces an index"),
@@ -130,6 +134,9 @@ CODES: dict[int, Rule] = {
 }
 """Milvus's error codes from 2.3 on (`pkg/util/merr/errors.go`), and Milvus Lite's 35."""
 
+TOO_LARGE = "message larger than max"
+"""How gRPC says that a request or an answer is too large, with the code of a server that is busy."""
+
 NEVER_SENT = r"fail(ed)? (to )?connect|connection refused|name resolution|should create connection first"
 """How gRPC and pymilvus say that there was no connection to send anything on."""
 
@@ -140,7 +147,7 @@ GRPC: dict[grpc.StatusCode, Rule] = {
     grpc.StatusCode.UNAUTHENTICATED: Rule(Denied, "check the token, or user and password"),
     grpc.StatusCode.PERMISSION_DENIED: Rule(Denied, "the Milvus account lacks the right"),
     grpc.StatusCode.UNIMPLEMENTED: NOT_HERE,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: RETRY_LATER,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: BUSY,
     grpc.StatusCode.INVALID_ARGUMENT: Rule(InvalidArgument),
     grpc.StatusCode.NOT_FOUND: Rule(NotFound),
     grpc.StatusCode.ALREADY_EXISTS: Rule(AlreadyExists),
@@ -217,6 +224,8 @@ def _from_grpc(failure: grpc.RpcError, tried: str) -> Error:
     details = _looked_into(str(getattr(failure, "details", str)()))
     if rule.error is Unavailable:
         return _unavailable(details, rule, tried)
+    if rule is BUSY and TOO_LARGE in details.lower():
+        rule = RETRY_LATER
     return rule.error(cleaned(details or code.name), hint=rule.hint)
 
 

@@ -58,7 +58,7 @@ class Write:
             Error: what failed, when nothing was written.
         """
         outcome = Outcome()
-        ranges = _numbered(await anyio.to_thread.run_sync(batches, entities))
+        ranges = _numbered(await anyio.to_thread.run_sync(batches, entities, limiter=self.clients.computing))
         at_once = anyio.Semaphore((await self.clients.backend(self.db_name)).concurrent_writes)
         async with anyio.create_task_group() as tasks:
             for batch, members in ranges:

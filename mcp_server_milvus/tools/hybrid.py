@@ -26,7 +26,7 @@ from mcp_server_milvus.milvus.specs import Level
 from mcp_server_milvus.milvus.targets import GROUPED_REACH, Leg, packed, target_of, vector_field
 from mcp_server_milvus.planning import query_vectors
 from mcp_server_milvus.tool import BoundedOutput, Input, tool
-from mcp_server_milvus.vocabulary import Effect, Toolset
+from mcp_server_milvus.vocabulary import DataType, Effect, Toolset
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.client import Client
@@ -205,7 +205,11 @@ def _grouping(backend: Backend, schema: CollectionSchema, args: HybridSearchInpu
         if args.group_size is not None:
             raise InvalidArgument("group_size needs group_by_field")
         return {}
-    schema.require(args.group_by_field)
+    by = schema.require(args.group_by_field)
+    if by.type.is_vector or by.type in {DataType.ARRAY, DataType.STRUCT}:
+        raise InvalidArgument(
+            f"group_by_field: {by.name} is {by.type}, which groups nothing; name a field of one value"
+        )
     backend.require(Feature.GROUP_BY, where="group_by_field")
     if args.group_size is None:
         return {"group_by_field": args.group_by_field}

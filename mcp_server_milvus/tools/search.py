@@ -20,7 +20,6 @@ from mcp_server_milvus.milvus.searching import CANDIDATES, Search
 from mcp_server_milvus.milvus.specs import Level
 from mcp_server_milvus.milvus.targets import Target, packed, target_of, vector_field
 from mcp_server_milvus.planning import Asked, Plan, planned
-from mcp_server_milvus.text.snippets import Sought
 from mcp_server_milvus.tool import BoundedOutput, Input, Output, tool
 from mcp_server_milvus.vocabulary import DataType, Effect, FunctionType, SearchMode, Toolset
 
@@ -284,6 +283,8 @@ def _position(args: SearchInput, legs: tuple[Search, ...], fingerprint: str) -> 
 def _passages(args: SearchInput, plan: Plan | None) -> Passages | None:
     if plan is None or args.snippet is False:
         return None
+    from mcp_server_milvus.text.snippets import Sought  # its patterns take a while to compile
+
     asked = args.snippet is True
     sought = Sought(plan.asked.text)
     return Passages(_passages_of(plan), -1 if asked else LONG_TEXT, sought.snippet, asked=asked)

@@ -1,7 +1,7 @@
 """HTTP: Streamable HTTP at `/mcp` and SSE at `/sse` and `/messages/`, for many clients, with `/health` beside them.
 
-A call of a handshake protocol is answered by an event stream, so that its progress reaches the client; a call of the
-modern one by plain JSON unless it has progress to report. The SDK does so by itself when it is not told otherwise.
+A call is answered by plain JSON, unless it reports progress or may have a question for its user (`replies`): then by an
+event stream. In the modern protocol the SDK does so by itself.
 
 A request passes, from the outside in: the connection's patience (`prompt`), the Host and Origin check and CORS
 (`security`), who calls, and then the SDK's routes, which refuse whoever is nobody and read the body within its limit.
@@ -12,7 +12,7 @@ import functools
 import logging
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -34,8 +34,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.transports.health import Health
+from mcp_server_milvus.transports.listening import in_url, listener
 from mcp_server_milvus.transports.metrics import Metrics
 from mcp_server_milvus.transports.prompt import PromptProtocol
+from mcp_server_milvus.transports.replies import reply_as_each_request_needs
 from mcp_server_milvus.transports.security import (
     CHECKED_HERE,
     Names,
@@ -46,6 +48,7 @@ from mcp_server_milvus.transports.security import (
     who_calls,
 )
 from mcp_server_milvus.transports.signals import on_stop_signal
+from mcp_server_milvus.transports.workers import Inherited
 from mcp_server_milvus.vocabulary import Scope as TokenScope
 from mcp_server_milvus.vocabulary import Transport
 
@@ -65,6 +68,9 @@ class Beside:
     verifier: TokenVerifier | None = None
     health: Health = field(default_factory=Health)
     metrics: Metrics | None = None
+    inherited: Inherited | None = None
+    asking: Sequence[str] = ()
+    """The tools that may have a question for the user."""
 
 
 async def serve_http(
@@ -85,15 +91,19 @@ async def serve_http(
     beside = beside or Beside()
     require_guarded(settings, authenticated=beside.verifier is not None)
     context = tls(settings)
-    listener = _listener(settings.host, settings.port)
+    door = beside.inherited.listener if beside.inherited else listener(settings.host, settings.port)
     logging.getLogger("mcp.server.sse").setLevel(logging.CRITICAL)  # it logs whole requests, passwords and all
     calls, responses = _Calls(), _Responses(http_app(server, settings, beside))
     server.middleware.append(calls)
     main = _Uvicorn(_config(responses, settings, context, lifespan="on"), calls, responses, beside.health)
-    async with _metrics_apart(settings, beside, context), _unwelcome_ended(responses, beside.verifier):
+    async with (
+        _metrics_apart(settings, beside, context),
+        _unwelcome_ended(responses, beside.verifier),
+        _ended_with_parent(main, beside.inherited),
+    ):
         scheme = "https" if context else "http"
-        task_status.started(f"{scheme}://{_in_url(settings.host)}:{listener.getsockname()[1]}")
-        await main.serve([listener])
+        task_status.started(f"{scheme}://{in_url(settings.host)}:{door.getsockname()[1]}")
+        await main.serve([door])
 
 
 def _always(context: ssl.SSLContext) -> Callable[..., ssl.SSLContext]:
@@ -123,10 +133,12 @@ def http_app(server: MCPServer[Any], settings: Settings, beside: Beside) -> Star
     """The transports of the settings, with what is beside them, for those who may come in."""
     names = Names.of(settings)
     body = settings.max_body_megabytes * MEGABYTE
-    sse = server.sse_app(max_request_body_size=body, transport_security=CHECKED_HERE)
-    routes: list[BaseRoute] = [*beside.health.routes, *_metadata(server), *sse.routes]
+    routes: list[BaseRoute] = [*beside.health.routes, *_metadata(server)]
+    if settings.workers == 1:  # each stream is a session, which only one of them would know
+        routes += server.sse_app(max_request_body_size=body, transport_security=CHECKED_HERE).routes
     lifespan = None
     if settings.transport is not Transport.SSE:
+        reply_as_each_request_needs(beside.asking)
         streamable = server.streamable_http_app(
             stateless_http=settings.stateless,
             max_request_body_size=body,
@@ -136,7 +148,7 @@ def http_app(server: MCPServer[Any], settings: Settings, beside: Beside) -> Star
         )
         routes += streamable.routes
         lifespan = streamable.router.lifespan_context
-    if beside.metrics and _is_public(settings, beside):
+    if beside.metrics and settings.workers == 1 and _is_public(settings, beside):
         routes.append(beside.metrics.route)
     return Starlette(
         routes=routes,
@@ -174,12 +186,12 @@ async def _metrics_apart(settings: Settings, beside: Beside, context: ssl.SSLCon
     if not settings.metrics_port:
         yield
         return
-    listener = _listener(settings.host, settings.metrics_port)
+    door = listener(settings.host, settings.metrics_port)
     routes = [*beside.health.routes, *([beside.metrics.route] if beside.metrics else [])]
     app = Starlette(routes=routes, middleware=[Middleware(RefuseForeign, Names.of(settings))])
     aside = _Aside(_config(app, settings, context, lifespan="off"))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(aside.serve, [listener])
+        tasks.start_soon(aside.serve, [door])
         yield
         aside.should_exit = True
 
@@ -190,6 +202,24 @@ async def _unwelcome_ended(responses: "_Responses", verifier: TokenVerifier | No
     async with anyio.create_task_group() as tasks:
         if verifier:
             tasks.start_soon(responses.end_unwelcome, BearerAuthBackend(verifier))
+        yield
+        tasks.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _ended_with_parent(main: uvicorn.Server, parent: Inherited | None) -> AsyncGenerator[None]:
+    """While the block runs, a worker that is about to serve says so to its parent, and ends with it."""
+    if parent is None:
+        yield
+        return
+
+    async def end() -> None:
+        await parent.parent_ended()
+        main.should_exit = True
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(end)
+        parent.tell_that_it_serves()
         yield
         tasks.cancel_scope.cancel()
 
@@ -345,18 +375,3 @@ class _Aside(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        made = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (")[0]  # not the address a second time
-        raise OSError(f"cannot listen on {_in_url(host)}:{port}: {reason}") from None
-    # Named as TCP, or asyncio leaves Nagle's algorithm on: each answer in two writes would take 40 ms.
-    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=made.detach())
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

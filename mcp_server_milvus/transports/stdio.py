@@ -104,7 +104,7 @@ class _Wire(ObjectReceiveStream[SessionMessage | Exception], ObjectSendStream[Se
         while not self._lines.ended:
             try:
                 line = await self._lines.next()
-                if line.strip():
+                if line and not line.isspace():
                     return _message(line)
             except _Refused as refused:
                 with contextlib.suppress(anyio.BrokenResourceError):
@@ -137,9 +137,11 @@ def _message(line: bytes) -> JSONRPCMessage:
 def _unparsed_id(line: bytes) -> RequestId | None:
     """The id of a line that the SDK's parser does not take and Python's does: half a surrogate pair, deep nesting."""
     try:
-        return _request_id(json.loads(line))
+        request_id = _request_id(json.loads(line))
+        str(request_id).encode()  # half a surrogate pair as the id itself could not be sent back
     except (ValueError, RecursionError):
         return None
+    return request_id
 
 
 def _request_id(frame: Any) -> RequestId | None:

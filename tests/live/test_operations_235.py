@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import pytest
 from pymilvus import AsyncMilvusClient, DataType
 from pymilvus.grpc_gen import milvus_pb2
@@ -27,7 +28,9 @@ async def agent(milvus_235: str) -> AsyncIterator[Agent]:
 @pytest.fixture(scope="module")
 async def client(milvus_235: str) -> AsyncIterator[milvus_client.Client]:
     quiet_pymilvus()
-    client = await milvus_client.connect(milvus_235, credentials="", db_name="default", last_writes={}, seconds=10)
+    client = await milvus_client.connect(
+        milvus_235, credentials="", db_name="default", last_writes={}, computing=anyio.CapacityLimiter(1), seconds=10
+    )
     yield client
     await client.close()
 

@@ -209,7 +209,9 @@ async def eventually(condition: Callable[[], bool], *, within: float = 10) -> No
 
 
 async def connected(uri: str) -> milvus_client.Client:
-    return await milvus_client.connect(uri, credentials="", db_name="default", last_writes={}, seconds=5)
+    return await milvus_client.connect(
+        uri, credentials="", db_name="default", last_writes={}, computing=anyio.CapacityLimiter(1), seconds=5
+    )
 
 
 @asynccontextmanager

@@ -206,6 +206,7 @@ async def test_only_the_hits_that_are_shown_are_read(
         ({"group_size": 2}, "invalid_argument", "group_by_field"),
         ({"group_by_field": "tenant", "group_size": 0}, "invalid_argument", "group_size"),
         ({"group_by_field": "decade"}, "not_found", "decade"),
+        ({"group_by_field": "dense"}, "invalid_argument", "dense is FLOAT_VECTOR"),
     ],
 )
 async def test_a_hybrid_search_that_cannot_be_says_why(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import anyio
 import pytest
 
 from tests.agent import Agent, agent_on, keys
@@ -178,7 +179,7 @@ async def test_a_field_of_the_schema_that_is_not_there_cannot_group_hits(agent: 
     assert "decade" in error["message"]
 
 
-async def test_an_index_rebuilt_through_another_server_is_searched_by_its_new_metric_at_once(
+async def test_an_index_rebuilt_through_another_server_is_searched_by_its_new_metric_soon(
     lite: str, agent: Agent, collection: str
 ) -> None:
     await of_metric(agent, collection, "COSINE", [[1.0, 0.0], [2.0, 2.0]])
@@ -188,8 +189,10 @@ async def test_an_index_rebuilt_through_another_server_is_searched_by_its_new_me
     async with agent_on(lite) as another:
         for metric_type, score in (("L2", 0.0), ("IP", 2.0)):
             await another.call("build_index", metric_type=metric_type, **rebuilt)
-            found = await agent.call("search", collection_name=collection, vector=[1, 0], limit=1)
-            assert (found["metric_type"], found["hits"][0]["score"]) == (metric_type, score)
+            with anyio.fail_after(10):
+                while found["metric_type"] != metric_type:
+                    found = await agent.call("search", collection_name=collection, vector=[1, 0], limit=1)
+            assert found["hits"][0]["score"] == score
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,7 @@ async def test_a_line_that_is_no_message_gets_an_error_and_the_next_is_served(
             -32700,
             "half a surrogate pair",
         ),
+        '{"jsonrpc":"2.0","id":"\\ud800","method":"ping"}': (-32700, None),
         '{"jsonrpc":"2.0","id":10,"method":"ping","params":{"deep":' + "[" * 400 + "]" * 400 + "}}": (-32700, 10),
         "[" * 100_000: (-32700, None),
     }
