@@ -3,7 +3,7 @@
 handshake   from spawn to the answer of `initialize` over stdio, and to the first `search` on an existing collection of
             the embedded engine; idle memory; the other is an `MCPServer` without anything in it
 speed       `search` and `get` over stdio, one at a time and 32 at once; the others are pymilvus's AsyncMilvusClient on
-            the same engine, and an empty tool on the SDK's own stdio transport
+            the same engine or on the Milvus of --milvus, and an empty tool on the SDK's own stdio transport
 inserts     `insert` over stdio, a thousand entities in a call, eight calls at once; the other is the raw client
 http        `search` over Streamable HTTP; the other is an empty tool of the SDK's
 sizes       bytes of results, beside those of zilliztech/mcp-server-milvus
@@ -58,7 +58,7 @@ def main() -> int:
         "--entities", type=int, default=100_000, help="entities to insert, aggregate or import (default: 100000)"
     )
     parser.add_argument("--calls", type=int, default=100_000, help="calls of steady (default: 100000)")
-    parser.add_argument("--milvus", default="", help="uri of a Milvus for aggregate and import (default: Lite)")
+    parser.add_argument("--milvus", default="", help="uri of a Milvus for speed, aggregate and import (default: Lite)")
     options = parser.parse_args()
     if unknown := set(options.measure) - MEASURES.keys():
         parser.error(f"there is no measure {min(unknown)}")

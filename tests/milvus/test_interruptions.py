@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import grpc
 import pytest
 from pymilvus.grpc_gen import common_pb2
@@ -14,6 +15,7 @@ from mcp_server_milvus.milvus.capabilities import Backend
 from mcp_server_milvus.milvus.engine import open_database
 from mcp_server_milvus.milvus.entities import BATCH_ENTITIES
 from mcp_server_milvus.vocabulary import ConsistencyLevel
+from tests.fake_milvus import fake_milvus
 from tests.milvus.conftest import Agent, Wire, agent, connected, rpc_error
 
 pytestmark = pytest.mark.anyio
@@ -60,6 +62,25 @@ async def test_a_write_that_is_in_by_half_tells_the_keys_that_milvus_made(
     assert len(refusal["ids"]) == BATCH_ENTITIES
     last = await lite.call("get", collection_name="i_keys", ids=refusal["ids"][-1:])
     assert [each["number"] for each in last["entities"]] == [BATCH_ENTITIES - 1]
+
+
+async def test_a_request_that_grpc_gives_up_is_an_error_and_no_cancellation() -> None:
+    """A group of tasks takes a cancellation for its own, and would end all of them without a word."""
+    async with fake_milvus("2.6.4") as fake:
+        client = await connected(fake.uri)
+        begun = anyio.Event()
+
+        async def never(_: Any) -> None:
+            begun.set()
+            await anyio.sleep_forever()
+
+        fake.answers["AllocTimestamp"] = never
+        handler = await client.handler()
+        with pytest.RaisesGroup(pytest.RaisesExc(grpc.aio.AioRpcError, match="CANCELLED")), anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(handler.alloc_timestamp)
+                await begun.wait()
+                await client.close()
 
 
 @pytest.mark.parametrize(

@@ -25,18 +25,18 @@ VECTOR_FIELDS = [
 
 
 @contextmanager
-def own_settings() -> Generator[tuple[str, dict[str, str]]]:
-    """A folder to work in, and an environment in which our server keeps its database there and has no other setting."""
+def own_settings(**settings: str) -> Generator[tuple[str, dict[str, str]]]:
+    """A folder to work in, and an environment in which our server keeps its data there and has only these settings."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         others = {name: value for name, value in os.environ.items() if not name.startswith("MILVUS_")}
-        yield folder, others | {"MILVUS_MCP_DATA_DIR": str(Path(folder) / "data"), "MILVUS_MCP_CONFIRM": "never"}
+        ours = {"data_dir": str(Path(folder) / "data"), "confirm": "never", **settings}
+        yield folder, others | {f"MILVUS_MCP_{name.upper()}": value for name, value in ours.items()}
 
 
 @asynccontextmanager
 async def connected(**settings: str) -> AsyncGenerator[tuple[Client, Path]]:
     """A client of our server over stdio, and the folder of its new database."""
-    with own_settings() as (folder, environment):
-        environment |= {f"MILVUS_MCP_{name.upper()}": value for name, value in settings.items()}
+    with own_settings(**settings) as (folder, environment):
         server = StdioServerParameters(command=SERVER[0], args=SERVER[1:], env=environment, cwd=folder)
         async with Client(server) as client:
             yield client, Path(environment["MILVUS_MCP_DATA_DIR"])
@@ -58,13 +58,13 @@ async def seconds_of(timed: Callable[..., Awaitable[Any]], *given: Any) -> float
 
 @asynccontextmanager
 async def raw_client(environment: Mapping[str, str]) -> AsyncGenerator[Any]:
-    """Pymilvus's own client of the engine that a server with this environment uses."""
+    """Pymilvus's own client of the Milvus or the engine that a server with this environment uses."""
     from pymilvus import AsyncMilvusClient  # pyright: ignore[reportMissingTypeStubs]
 
     from mcp_server_milvus.milvus.embedded import EmbeddedEngine
 
     engine = EmbeddedEngine(Path(environment["MILVUS_MCP_DATA_DIR"]))
-    client: Any = AsyncMilvusClient(await engine.address())
+    client: Any = AsyncMilvusClient(environment.get("MILVUS_MCP_URI") or await engine.address())
     try:
         yield client
     finally:

@@ -1,4 +1,4 @@
-"""What the server adds to Milvus Lite: one call at a time, and 32; the others are the raw client and a stock server.
+"""What the server adds to Milvus: one call at a time, and 32; the others are the raw client and a stock server.
 
 An empty tool is one that returns its argument. The stock server is the SDK's, over its own stdio transport.
 """
@@ -36,19 +36,20 @@ Numbered = Callable[[int], Awaitable[Any]]
 
 def speed(options: argparse.Namespace) -> bool:
     """Latency, and calls in a second at 32 at once."""
-    latency = anyio.run(one_at_a_time, 20 * options.runs)
+    latency = anyio.run(one_at_a_time, 20 * options.runs, options.milvus)
     empty = latency.empty
     bounds = [
         Bound(f"{name}: added to raw, in empty calls", (ours - raw) / empty, most=HIGHEST_ADDED, how=shown(ours, raw))
         for name, (ours, raw) in (("search", latency.search), ("query by key", latency.query))
     ]
-    ratios = anyio.run(many_at_once, options.runs)
+    ratios = anyio.run(many_at_once, options.runs, options.milvus)
     bounds += [
         Bound(f"search, {AT_ONCE} at once, of raw", ratios["search"], least=LOWEST_SEARCHES),
         Bound(f"query by key, {AT_ONCE} at once, of raw", ratios["query"], least=LOWEST_QUERIES),
         Bound(f"empty tool, {AT_ONCE} at once, of stock", ratios["empty"], least=LOWEST_EMPTY),
     ]
-    return judged(f"speed: {DIMENSION} dimensions, Lite; an empty call of stock takes {milliseconds(empty)}", bounds)
+    where = f"{DIMENSION} dimensions, {options.milvus or 'Lite'}"
+    return judged(f"speed: {where}; an empty call of stock takes {milliseconds(empty)}", bounds)
 
 
 def shown(ours: float, raw: float) -> str:
@@ -64,10 +65,10 @@ class Latency:
     empty: float
 
 
-async def one_at_a_time(turns: int) -> Latency:
+async def one_at_a_time(turns: int, uri: str) -> Latency:
     """Each in turn, by the SDK's own client."""
     async with AsyncExitStack() as stack:
-        folder, environment = stack.enter_context(own_settings())
+        folder, environment = stack.enter_context(own_settings(uri=uri))
         ours = await stack.enter_async_context(_client(SERVER, environment, folder))
         stock = await stack.enter_async_context(_client(STOCK_SERVER, environment, folder))
         await call(ours, "create_collection", collection_name="few", dimension=DIMENSION)
@@ -82,6 +83,7 @@ async def one_at_a_time(turns: int) -> Latency:
             lambda number: stock.call_tool("nothing", {"number": number}),
         ]
         times = [[await seconds_of(each, number) for each in timed] for number in range(turns)]
+        await call(ours, "drop_collection", collection_name="few")
     search, raw_search, query, raw_query, empty = map(median, zip(*times[turns // 10 :], strict=True))
     return Latency((search, raw_search), (query, raw_query), empty)
 
@@ -97,10 +99,10 @@ def entities() -> list[dict[str, Any]]:
     return [{"id": number, "vector": vector()} for number in range(FEW)]
 
 
-async def many_at_once(runs: int) -> dict[str, float]:
+async def many_at_once(runs: int, uri: str) -> dict[str, float]:
     """Calls in a second, ours by the other's: medians of several runs, taken in turns."""
     async with AsyncExitStack() as stack:
-        folder, environment = stack.enter_context(own_settings())
+        folder, environment = stack.enter_context(own_settings(uri=uri))
         root = Path(__file__).parents[2]
         ours = await stack.enter_async_context(serving(SERVER, environment, folder))
         stock = await stack.enter_async_context(serving(STOCK_SERVER, environment, root))
@@ -120,7 +122,9 @@ async def many_at_once(runs: int) -> dict[str, float]:
             ),
             "empty": (_empty(native), _empty(stock)),
         }
-        return {name: await ratio(pair, max(3, runs // 2)) for name, pair in pairs.items()}
+        ratios = {name: await ratio(pair, max(3, runs // 2)) for name, pair in pairs.items()}
+        await ours.call("drop_collection", collection_name="few")
+        return ratios
 
 
 def _empty(server: Lines) -> Numbered:
