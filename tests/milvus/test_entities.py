@@ -1,6 +1,7 @@
 """Entities are checked against the schema, and what is wrong is named, before anything is sent."""
 
 import math
+from array import array
 from typing import Any
 
 import pytest
@@ -139,8 +140,9 @@ def test_an_upsert_says_outright_what_is_absent() -> None:
     text = Field("text", DataType.VARCHAR, max_length=10, nullable=True)
     state = Field("state", DataType.INT64, default_value=7)
     whole = checked_entities(schema(text, state), [GOOD], keys_required=True)
-    assert whole == [GOOD | {"text": None, "state": 7}]
-    assert checked(schema(text, state), [GOOD]) == [GOOD]
+    packed = {"id": 1, "vector": array("f", [1.0, 2.0])}
+    assert whole == [packed | {"text": None, "state": 7}]
+    assert checked(schema(text, state), [GOOD]) == [packed]
 
 
 def test_a_big_key_may_come_as_a_string() -> None:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import grpc
@@ -32,6 +32,7 @@ from mcp_server_milvus.milvus import client as milvus_client
 from mcp_server_milvus.milvus import data, quirks
 from mcp_server_milvus.milvus.description import described_function
 from mcp_server_milvus.milvus.schema import Function
+from mcp_server_milvus.milvus.writing import Operation
 from mcp_server_milvus.tools import TOOLS
 from mcp_server_milvus.vocabulary import FunctionType
 from tests.calls import CALLS
@@ -395,7 +396,7 @@ async def test_the_private_names_of_pymilvus_are_where_quirks_expects_them() -> 
 
 def test_the_rpcs_that_quirks_sends_itself_are_on_the_stub() -> None:
     source = "".join(map(inspect.getsource, (quirks, data, milvus_client)))
-    sent = set(re.findall(r"stub\.([A-Z]\w+)\(", source)) | set(re.findall(r'_write\("(\w+)"', source))
+    sent = set(re.findall(r"stub\.([A-Z]\w+)\(", source)) | {each.capitalize() for each in get_args(Operation)}
     assert sent >= {"ShowPartitions", "Delete", "CreateIndex", "LoadCollection", "Query", "Insert", "Upsert"}
     stub: Any = milvus_pb2_grpc.MilvusServiceStub(grpc.insecure_channel("127.0.0.1:1"))  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
     assert [name for name in sent if not hasattr(stub, name)] == []

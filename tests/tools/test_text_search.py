@@ -20,7 +20,7 @@ from mcp_server_milvus.milvus.paging import Hit, admitted
 from mcp_server_milvus.milvus.ranking import meaning_and_words
 from mcp_server_milvus.milvus.results import Page, Passages
 from mcp_server_milvus.settings import EmbedderSettings
-from mcp_server_milvus.text import snippets
+from mcp_server_milvus.text import snippets, words
 from mcp_server_milvus.text.words import content_words
 from tests.agent import Agent, agent_on, keys
 from tests.fake_milvus import fake_milvus
@@ -329,8 +329,8 @@ async def test_pages_of_both_legs_have_every_candidate_once_and_say_where_they_e
     text = "what is the red and round fox w3"
     question: dict[str, Any] = {"collection_name": many, "text": text, "output_fields": ["id", "shelf"]}
     legs: list[list[tuple[int, float]]] = []
-    for mode, words in (("dense", text), ("bm25", content_words(text))):
-        leg = await quick_agent.call("search", **question | {"text": words, "mode": mode, "limit": 50})
+    for mode, sought in (("dense", text), ("bm25", content_words(text))):
+        leg = await quick_agent.call("search", **question | {"text": sought, "mode": mode, "limit": 50})
         legs.append([(hit["id"], hit["score"]) for hit in leg["hits"]])
     expected = meaning_and_words(legs[0], legs[1], metric_type="COSINE")
     assert len(expected) > 55
@@ -391,7 +391,7 @@ async def test_the_words_of_a_query_are_found_once_and_not_where_everybody_waits
 
         return noted
 
-    monkeypatch.setattr(planning, "content_words", noting("sent"))
+    monkeypatch.setattr(words, "content_words", noting("sent"))
     monkeypatch.setattr(snippets, "content_words", noting("marked"))
     found_hits = await quick_agent.call("search", collection_name=many, text="the red fox", snippet=True)
     assert ["snippet" in hit for hit in found_hits["hits"]] == [True] * 10
