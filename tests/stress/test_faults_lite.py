@@ -337,7 +337,7 @@ from mcp_server_milvus.milvus.embedded import EmbeddedEngine
 async def use(data, gate, end):
     engine = EmbeddedEngine(Path(data))
     os.read(gate, 1)
-    print(await engine.address(), flush=True)
+    os.write(1, f"{await engine.address()}\\n".encode())  # in one piece: others write there, too
     await asyncio.to_thread(os.read, end, 1)
     await engine.aclose()
 
