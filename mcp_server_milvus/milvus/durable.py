@@ -17,13 +17,13 @@ What it does by itself, seen with 3.2.2:
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, cast
 
 from milvus_lite import db
 from milvus_lite.engine import collection
 from milvus_lite.engine.collection import Collection
-from milvus_lite.storage.manifest import Manifest
 from milvus_lite.storage.wal import WAL
 
 log = logging.getLogger("engine")
@@ -47,19 +47,22 @@ class WholeLog(WAL):
 
     def keep(self) -> None:
         """Closes the files, and leaves them there."""
-        for sink, size in ((self._data_sink, self._data_size_bytes), (self._delta_sink, self._delta_size_bytes)):
-            if sink is not None:
-                _close_at(sink, size)
+        sinks = ((self._data_sink, self._data_size_bytes), (self._delta_sink, self._delta_size_bytes))
         self._data_writer = self._data_sink = self._delta_writer = self._delta_sink = None
         self._data_size_bytes = self._delta_size_bytes = 0
+        for sink, size in sinks:
+            if sink is not None:
+                _close_at(sink, size)
 
     @contextmanager
     def _whole(self) -> Generator[None]:
         try:
             yield
         except OSError:
-            self.keep()
-            self._number += 1  # a flush deletes the log of every number up to its own
+            try:
+                self.keep()
+            finally:
+                self._number += 1  # a flush deletes the log of every number up to its own
             raise
 
 
@@ -81,19 +84,25 @@ class DurableCollection(Collection):
     _unflushed: OSError | None = None
 
     def _trigger_flush(self) -> None:
-        """Flushes. If that fails, all is as it was, and the next write tries again."""
+        """Flushes. If that fails, memory, log and manifest are as they were, and the next write tries again."""
         memtable, wal = self._memtable, self._wal
         self._unflushed = None
-        try:
-            super()._trigger_flush()
-        except OSError as problem:
-            log.warning("%s is not flushed: %s", self._name, problem)
-            if wal._closed:
-                return  # all is written out, and only the deletion of the log has failed
-            self._unflushed = problem
-            with self._maintenance_lock:
-                self._memtable, self._wal = memtable, wal
-                self._manifest = Manifest.load(self._data_dir)
+        with self._maintenance_lock:  # or a compaction in between would save half of what has failed
+            manifest = copy(self._manifest)
+            manifest._partitions = deepcopy(manifest._partitions)  # the rest of it is replaced, not changed
+            try:
+                super()._trigger_flush()
+            except BaseException as problem:
+                log.warning("%s is not flushed: %r", self._name, problem)
+                if wal._closed:  # all is written out, and only the deletion of the log has failed
+                    self._recovered_wal_bytes = 0
+                    self._refresh_segment_cache()
+                    self._schedule_bg_maintenance()
+                else:
+                    self._memtable, self._wal, self._manifest = memtable, wal, manifest
+                if not isinstance(problem, OSError):
+                    raise
+                self._unflushed = None if wal._closed else problem
 
     def _insert_with_partition_key(self, records: list[dict[str, Any]]) -> list[Any]:
         """Writes them partition by partition."""
