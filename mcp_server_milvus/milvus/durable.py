@@ -90,19 +90,25 @@ class DurableCollection(Collection):
         with self._maintenance_lock:  # or a compaction in between would save half of what has failed
             manifest = copy(self._manifest)
             manifest._partitions = deepcopy(manifest._partitions)  # the rest of it is replaced, not changed
+            is_flushed = False
             try:
                 super()._trigger_flush()
-            except BaseException as problem:
-                log.warning("%s is not flushed: %r", self._name, problem)
-                if wal._closed:  # all is written out, and only the deletion of the log has failed
-                    self._recovered_wal_bytes = 0
-                    self._refresh_segment_cache()
-                    self._schedule_bg_maintenance()
-                else:
-                    self._memtable, self._wal, self._manifest = memtable, wal, manifest
-                if not isinstance(problem, OSError):
-                    raise
+                is_flushed = True
+            except OSError as problem:
+                log.warning("%s is not flushed: %s", self._name, problem)
                 self._unflushed = None if wal._closed else problem
+            finally:
+                if not is_flushed:
+                    self._put_back(memtable, wal, manifest)
+
+    def _put_back(self, memtable: Any, wal: WAL, manifest: Any) -> None:
+        """Undoes a flush that failed, unless all is written out and only the deletion of the log has failed."""
+        if wal._closed:
+            self._recovered_wal_bytes = 0
+            self._refresh_segment_cache()
+            self._schedule_bg_maintenance()
+        else:
+            self._memtable, self._wal, self._manifest = memtable, wal, manifest
 
     def _insert_with_partition_key(self, records: list[dict[str, Any]]) -> list[Any]:
         """Writes them partition by partition."""
