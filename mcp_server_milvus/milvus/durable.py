@@ -115,7 +115,7 @@ class DurableCollection(Collection):
         try:
             return super()._insert_with_partition_key(records)
         except OSError as problem:
-            raise OSError(problem.errno, f"{problem.strerror}; {IN_PART}") from problem
+            raise OSError(problem.errno, f"{problem.strerror or problem}; {IN_PART}") from problem
 
     def _build_or_load_segment_index(self, seg: Any, spec: Any) -> None:
         """Loads an index or makes it. Of one that cannot be read or saved no file is left; the former is made anew."""
@@ -158,5 +158,14 @@ class DurableCollection(Collection):
 
 def lose_nothing() -> None:
     """Makes all that Milvus Lite opens in this process durable."""
+    if not is_mendable():
+        log.warning("this Milvus Lite is made otherwise: what its disk has no room for may be lost")
+        return
     collection.WAL = WholeLog
     db.Collection = DurableCollection
+
+
+def is_mendable() -> bool:
+    """Whether Milvus Lite still looks up its logs and collections where they are replaced."""
+    log_class, collection_class = getattr(collection, "WAL", None), getattr(db, "Collection", None)
+    return log_class in {WAL, WholeLog} and collection_class in {Collection, DurableCollection}

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -30,7 +31,12 @@ from mcp_server_milvus.vocabulary import Transport
 LISTENER = "_MCP_SERVER_MILVUS_LISTENER"
 """Environment variable in which a worker is told the number of the descriptor on which to listen."""
 
-SERVES = b"\n"
+SERVES = b"\0serves\n"
+"""What a worker says, after whatever else was printed before."""
+
+LONGEST_START = 120.0
+"""Seconds after which a worker that does not serve is ended."""
+
 FIRST_TRIES = 3
 """Workers that may end before the first one serves; then there will be none."""
 
@@ -114,6 +120,7 @@ class _Workers:
     exit_code: int = OK
     _pipe: tuple[int, int] = field(default_factory=os.pipe)
     _running: set[Process] = field(default_factory=set[Process])
+    _starts: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
     _has_served: bool = False
     _settled: anyio.Event = field(default_factory=anyio.Event)  # one serves, or none ever will
     _ending: anyio.Event = field(default_factory=anyio.Event)
@@ -137,17 +144,20 @@ class _Workers:
                 self._end()
 
     def _end(self) -> None:
-        """Not by a signal: one that went to the whole group has reached the workers already, and two are too many."""
+        """Not by a signal: a service manager may have sent one to every process, and two are too many."""
         if not self._ending.is_set():
             self._ending.set()
             self._settled.set()
+            for start in self._starts:
+                start.cancel()
             self.door.close()  # or clients would wait for workers that take no more of them
             for end in self._pipe:
                 os.close(end)
 
     def _end_at_once(self, number: signal.Signals) -> None:
         for process in self._running:
-            process.kill()
+            with suppress(ProcessLookupError):  # it has just ended
+                process.kill()
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
@@ -155,7 +165,12 @@ class _Workers:
         """Has one worker run, and another one when it has died."""
         failures = 0
         while not self._ending.is_set():
-            served, code = await self._run_one()
+            try:
+                served, code = await self._run_one()
+            except OSError:
+                if self._ending.is_set():  # which has closed what the worker was to inherit
+                    return
+                raise
             failures = 0 if served else failures + 1
             if not self._ending.is_set() and code != USAGE_ERROR:
                 LOGGER.warning("a worker has ended with %d", code)
@@ -168,17 +183,9 @@ class _Workers:
 
     async def _run_one(self) -> tuple[bool, int]:
         """Whether it has served before it ended, and its exit code."""
-        async with await anyio.open_process(
-            self.command,
-            stdin=self._pipe[0],
-            stdout=subprocess.PIPE,
-            stderr=None,
-            env=self.environment,
-            pass_fds=(self.door.fileno(),),
-            start_new_session=True,  # so that Ctrl-C reaches the parent alone
-        ) as process:
+        async with await self._started() as process:
             self._running.add(process)
-            served = await _tells_that_it_serves(process)
+            served = await self._serves_in_time(process)
             if served:
                 self._has_served = True
                 self._settled.set()
@@ -186,10 +193,35 @@ class _Workers:
             self._running.remove(process)
             return served, code
 
+    async def _started(self) -> Process:
+        return await anyio.open_process(
+            self.command,
+            stdin=self._pipe[0],
+            stdout=subprocess.PIPE,
+            stderr=None,
+            env=self.environment,
+            pass_fds=(self.door.fileno(),),
+            start_new_session=True,  # so that Ctrl-C reaches the parent alone
+        )
+
+    async def _serves_in_time(self, process: Process) -> bool:
+        """Waits until it says that it serves, or has ended. Ends one that takes too long, or is wanted no more."""
+        with anyio.move_on_after(LONGEST_START) as start:
+            self._starts.add(start)
+            if self._ending.is_set():
+                start.cancel()
+            try:
+                return await _tells_that_it_serves(process)
+            finally:
+                self._starts.remove(start)
+        with suppress(ProcessLookupError):
+            process.kill()
+        return False
+
 
 async def _tells_that_it_serves(process: Process) -> bool:
-    """Waits until it does or has ended."""
-    try:
-        return await cast("ByteReceiveStream", process.stdout).receive(1) == SERVES
-    except anyio.EndOfStream:
-        return False
+    said = b""
+    with suppress(anyio.EndOfStream):
+        while not said.endswith(SERVES):
+            said = (said + await cast("ByteReceiveStream", process.stdout).receive())[-len(SERVES) :]
+    return said.endswith(SERVES)

@@ -19,6 +19,7 @@ from anyio.abc import Process
 from mcp.client import Client
 from mcp_types import ElicitResult
 
+from mcp_server_milvus.transports.workers import LISTENER
 from tests.agent import Agent, agent_on
 from tests.milvus.conftest import linux
 from tests.transports.test_cancelled import held
@@ -207,6 +208,22 @@ async def test_workers_that_all_die_are_given_up(tmp_path: Path) -> None:
         result = await anyio.run_process(command, check=False, env=os.environ | {"PYTHONPATH": path})
     assert result.returncode == 1
     assert result.stderr.decode().count("has ended with 7") == 3
+
+
+@pytest.mark.parametrize(
+    ("what", "count"), [("print('hello', flush=True)", 3), ("import time; time.sleep(600)", 1)], ids=["prints", "hangs"]
+)
+async def test_a_worker_that_prints_or_hangs_at_its_start_keeps_nobody_up(
+    tmp_path: Path, what: str, count: int
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import os\nif '{LISTENER}' in os.environ:\n    {what}\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [*COMMAND, "--stateless", "--workers", "3", "--port", "0", "--uri", "http://127.0.0.1:1"]
+    async with await anyio.open_process(command, stdout=None, stderr=subprocess.PIPE, env=environment) as parent:
+        await until(lambda: len(workers_of(parent)) == count)
+        parent.terminate()
+        with anyio.fail_after(EXITS):
+            assert await parent.wait() == 0
 
 
 async def test_a_parent_imports_no_mcp() -> None:

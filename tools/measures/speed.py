@@ -122,7 +122,7 @@ async def many_at_once(runs: int, uri: str) -> dict[str, float]:
             ),
             "empty": (_empty(native), _empty(stock)),
         }
-        ratios = {name: await ratio(pair, max(3, runs // 2)) for name, pair in pairs.items()}
+        ratios = {name: await ratio(pair, runs) for name, pair in pairs.items()}
         await ours.call("drop_collection", collection_name="few")
         return ratios
 
