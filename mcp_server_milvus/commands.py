@@ -13,7 +13,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp_types import CallToolResult
 
 from mcp_server_milvus.app import App, open_app
-from mcp_server_milvus.content import compact
+from mcp_server_milvus.compact import compact
 from mcp_server_milvus.policy import Policy
 from mcp_server_milvus.server import annotations, build_server, call, refused
 from mcp_server_milvus.settings import Settings, SettingsError

@@ -164,7 +164,7 @@ class _Confirmation:
 
     def _question(self, problem: str) -> str:
         """What the user reads: lines of ours, in which what comes from elsewhere is quoted, visible and short."""
-        secrets = Secrets.of(self.app.settings, self.app.policy.caller.credentials)
+        secrets = self.app.policy.secrets
         sample = cleaned(self.loss.preview.get("sample", []), secrets)
         return "\n".join(
             [

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from pydantic import SecretStr
 
 from mcp_server_milvus.reach import Globs, Reach, globs
+from mcp_server_milvus.redaction import Secrets
 from mcp_server_milvus.settings import Settings, SettingsError, nearest
 from mcp_server_milvus.vocabulary import Effect, Scope, Toolset
 
@@ -74,6 +75,11 @@ class Policy:
             key_prefix=self.caller.key_prefix,
             masked_fields=globs(self.settings.mask_fields),
         )
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        """What the caller is never shown."""
+        return Secrets.of(self.settings, self.caller.credentials)
 
     @property
     def keeps_house(self) -> bool:

@@ -28,7 +28,6 @@ from mcp_server_milvus.content import Told, told_error, told_result
 from mcp_server_milvus.errors import DeadlineExceeded, Denied, Error, Internal, InvalidArgument, LimitExceeded
 from mcp_server_milvus.limits import lowered, within_limits
 from mcp_server_milvus.policy import Policy
-from mcp_server_milvus.redaction import Secrets
 from mcp_server_milvus.settings import Settings, nearest
 from mcp_server_milvus.tool import CONFIRM, Input, Tool
 from mcp_server_milvus.vocabulary import Effect
@@ -151,7 +150,8 @@ async def _result(
             if tool.effect is not Effect.READ:
                 await app.audit.begin(this)
             seconds = settings.timeout if settings.timeout < app.settings.timeout else None
-            structured = await _in_time(tool, replace(app, settings=settings), args, seconds)
+            limited = app if settings is app.settings else replace(app, settings=settings)
+            structured = await _in_time(tool, limited, args, seconds)
             told = told_result(structured, this.secrets, is_content=tool.tells_content)
             return succeeded(_bounded(tool, settings, told))
     except Error as error:
@@ -216,7 +216,7 @@ async def _audited(
         effect=effect,
         db_name=app.settings.db_name,
         arguments=arguments,
-        secrets=Secrets.of(app.settings, app.policy.caller.credentials),
+        secrets=app.policy.secrets,
     )
 
 

@@ -126,14 +126,19 @@ class DataType(StrEnum):
     @property
     def is_vector(self) -> bool:
         """Whether values of this type are vectors."""
-        return self.endswith("_VECTOR")
+        return self in VECTOR_TYPES
 
     @property
     def is_integer(self) -> bool:
         """Whether values of this type are whole numbers."""
-        return self in {DataType.INT8, DataType.INT16, DataType.INT32, DataType.INT64}
+        return self in INTEGER_TYPES
 
     @property
     def is_string(self) -> bool:
         """Whether values of this type are text with a maximal length."""
-        return self in {DataType.VARCHAR, DataType.TEXT}
+        return self in STRING_TYPES
+
+
+VECTOR_TYPES = frozenset(each for each in DataType if each.endswith("_VECTOR"))
+INTEGER_TYPES = frozenset({DataType.INT8, DataType.INT16, DataType.INT32, DataType.INT64})
+STRING_TYPES = frozenset({DataType.VARCHAR, DataType.TEXT})

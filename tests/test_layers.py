@@ -23,18 +23,19 @@ PROTOCOL = {"mcp", "mcp_types", "starlette", "uvicorn", "sse_starlette"}
 """What only the parts that speak MCP may import."""
 
 LAYERS = {
+    "compact": set[str](),
     "errors": set[str](),
     "importing": set[str](),
     "vocabulary": set[str](),
     "settings": {"vocabulary"},
     "reach": set[str](),
-    "policy": {"reach", "settings", "vocabulary"},
+    "policy": {"reach", "redaction", "settings", "vocabulary"},
     "limits": {"errors", "policy", "settings", "vocabulary"},
     "redaction": {"settings", "text"},
     "audit": {"errors", "milvus", "redaction", "settings", "signing"},
     "meter": set[str](),
     "text": {"text"},
-    "milvus": {"errors", "importing", "milvus", "reach", "settings", "text", "vocabulary"},
+    "milvus": {"compact", "errors", "importing", "milvus", "reach", "settings", "text", "vocabulary"},
     "embedding": {"embedding", "errors", "settings", "vocabulary"},
     "app": {
         *("audit", "embedding", "errors", "limits", "meter", "milvus", "policy", "reach", "settings", "signing"),
@@ -45,14 +46,14 @@ LAYERS = {
     "planning": {"embedding", "errors", "milvus", "text", "vocabulary"},
     "rebinding": {"app", "embedding", "errors", "milvus", "vocabulary"},
     "signing": {"errors"},
-    "losses": {"app", "dropped", "errors", "losses", "milvus", "text", "tool", "undo", "vocabulary"},
+    "losses": {"app", "compact", "dropped", "errors", "losses", "milvus", "text", "tool", "undo", "vocabulary"},
     "dropped": {"app", "errors", "milvus", "reach", "vocabulary"},
     "undo": {"app", "dropped", "errors", "milvus"},
     "restoring": {"app", "dropped", "errors", "milvus", "reach"},
     "tool": {"app", "errors", "vocabulary"},
     "tools": {
-        *("app", "dropped", "embedding", "errors", "filling", "losses", "milvus", "pieces", "planning"),
-        *("rebinding", "restoring", "settings", "text", "tool", "undo", "vocabulary"),
+        *("app", "compact", "dropped", "embedding", "errors", "filling", "losses", "milvus", "pieces"),
+        *("planning", "rebinding", "restoring", "settings", "text", "tool", "undo", "vocabulary"),
     },
 }
 """The parts of the package that know no MCP, and what each may import of the others."""

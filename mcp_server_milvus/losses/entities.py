@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mcp_server_milvus.app import App
+from mcp_server_milvus.compact import json_size
 from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.filters import any_key
-from mcp_server_milvus.milvus.results import Page, json_size, plain_value
+from mcp_server_milvus.milvus.results import Page, plain_value
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.text.visible import visible
 from mcp_server_milvus.undo import how_to_undo_deletion

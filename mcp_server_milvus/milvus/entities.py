@@ -3,10 +3,14 @@
 import json
 import math
 import re
+import struct
 from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
+
+from pydantic_core import SchemaValidator, ValidationError
+from pydantic_core.core_schema import float_schema, list_schema
 
 from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.milvus.filters import KEY_RANGE
@@ -18,6 +22,7 @@ INTEGER_BITS = {DataType.INT8: 8, DataType.INT16: 16, DataType.INT32: 32, DataTy
 INT64_DIGITS = re.compile(r"-?[0-9]{1,19}")
 SPARSE_INDEX = re.compile(r"0|[1-9][0-9]{0,9}")
 MAX_FLOAT32 = 3.4028234663852886e38
+FLOATS32 = SchemaValidator(list_schema(float_schema(strict=True, ge=-MAX_FLOAT32, le=MAX_FLOAT32)))
 MAX_FLOAT16 = 65504.0
 MAX_JSON_BYTES = 65_536
 """Bytes of one JSON value and of one entity's dynamic field. Source: Milvus `common.JSON max length`."""
@@ -92,7 +97,9 @@ def checked_entities(
     numbers = numbers or range(len(entities))
     problems = dict.fromkeys(_repeated_keys(schema, entities, numbers))
     packed: list[Entity] = []
-    for number, entity in zip(numbers, entities, strict=True):
+    of_floats = [field.name for field in schema.fields if field.type is DataType.FLOAT_VECTOR]
+    for number, given in zip(numbers, entities, strict=True):
+        entity = _with_arrays(given, of_floats)
         for problem in _problems(schema, entity, keys_required=keys_required, from_text=from_text):
             problems[f"entity {number}: {problem}"] = None
         if len(problems) >= MAX_PROBLEMS:
@@ -142,10 +149,12 @@ def checked_vector(field: Field, vector: Any, *, argument: str) -> Any:
     Raises:
         InvalidArgument: it does not fit the field.
     """
-    problem = _vector_problem(field, vector)
+    is_floats = field.type is DataType.FLOAT_VECTOR and isinstance(vector, list)
+    numbers = cast("list[Any]", vector) if is_floats else []
+    problem = _vector_problem(field, (_float_array(numbers) or vector) if is_floats else vector)
     if problem:
         raise InvalidArgument(f"{argument}: {problem}; {field}")
-    return [float(number) for number in vector] if field.type is DataType.FLOAT_VECTOR else _packed(field, vector)
+    return [float(number) for number in numbers] if is_floats else _packed(field, vector)
 
 
 def packed_vector(field: Field, vector: "array[float]") -> Any:
@@ -193,7 +202,7 @@ def _problems(schema: CollectionSchema, entity: Entity, *, keys_required: bool, 
         missing = field.name not in entity and field.name not in from_text.sources
         if missing and (not field.may_be_absent or (keys_required and field.is_primary)):
             yield f"field {field.name!r} is missing; expected {field}"
-    if not from_text.or_blank:
+    if from_text.sources and not from_text.or_blank:
         yield from dict.fromkeys(_nothing_to_embed(schema, entity, from_text))
 
 
@@ -338,25 +347,29 @@ def _exceeds_64_bits(value: Any) -> bool:
 def _vector_problem(field: Field, value: Any) -> str:
     if field.type is DataType.SPARSE_FLOAT_VECTOR:
         return _sparse_problem(value)
-    if not isinstance(value, list):
+    if not isinstance(value, list | array):
         return f"got {_shown(value)}, not a list of numbers"
-    numbers = cast("list[Any]", value)
+    numbers = cast("Sequence[Any]", value)
     if field.dim and len(numbers) != field.dim:
         return f"{len(numbers)} dimensions"
-    if field.type is DataType.FLOAT_VECTOR and _are_floats(numbers):
+    if isinstance(value, array):
         return ""
     problems = ((place, _dimension_problem(field.type, number)) for place, number in enumerate(numbers))
     return next((f"dimension {place}: {problem}" for place, problem in problems if problem), "")
 
 
-def _are_floats(numbers: list[Any]) -> bool:
-    """Whether all are numbers that a 32-bit float holds; ten times as fast as to look at each."""
-    if not set(map(type, numbers)) <= {int, float}:
-        return False
+def _with_arrays(entity: Entity, names: Sequence[str]) -> Entity:
+    """The entity with those of these vectors as arrays that are numbers throughout."""
+    arrays = {name: _float_array(cast("list[Any]", entity[name])) for name in names if type(entity.get(name)) is list}
+    return {**entity, **{name: numbers for name, numbers in arrays.items() if numbers is not None}}
+
+
+def _float_array(numbers: list[Any]) -> "array[float] | None":
+    """The numbers as 32-bit floats, or None if one is none or does not fit; ten times as fast as to look at each."""
     try:
-        return math.isfinite(sum(array("f", numbers)))  # what a 32-bit float does not hold is infinite there
-    except OverflowError:
-        return False
+        return array("f", struct.pack(f"{len(numbers)}f", *FLOATS32.validate_python(numbers)))
+    except ValidationError:
+        return None
 
 
 def _dimension_problem(kind: DataType, number: Any) -> str:
@@ -394,7 +407,7 @@ def _packed(field: Field | None, value: Any) -> Any:
         case DataType.SPARSE_FLOAT_VECTOR:
             packed = {int(index): float(weight) for index, weight in value.items()}
         case DataType.FLOAT_VECTOR:
-            packed = array("f", value)
+            packed = value  # an array: see _with_arrays
         case DataType.JSON:  # pymilvus takes any text for JSON, so a value cannot be a text
             packed = json.dumps(value, ensure_ascii=False)
         case kind if kind.is_vector:

@@ -51,7 +51,7 @@ class ClientPool:
         self._settings = settings
         self._engine = EmbeddedEngine(settings.embedded_dir) if settings.embedded_dir else None
         self._credentials = settings.credentials
-        self._limiter = anyio.Semaphore(settings.max_concurrency)
+        self._limiter = anyio.Semaphore(settings.max_concurrency, fast_acquire=True)
         self._connections: dict[str, _Connection] = {}
         self._connecting = Turns()
         self._last_writes: dict[str, dict[str, int]] = {}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from mcp_server_milvus.compact import compact, json_size
 from mcp_server_milvus.errors import InvalidArgument, LimitExceeded
 from mcp_server_milvus.milvus.filters import portable_key
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
@@ -28,7 +29,6 @@ SECRET_KEY = re.compile(
 )
 """In lower case, words apart: `authToken` is one, `author`, `tokenizer` and `max_tokens` are none."""
 
-COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 DEEPEST = 240
 """Levels of a value that a result can hold: pydantic writes 255, of which the result itself needs some."""
 
@@ -203,11 +203,6 @@ def names_secret(key: str) -> bool:
     return bool(SECRET_KEY.search(CAMEL.sub("_", key).lower()))
 
 
-def json_size(value: Any) -> int:
-    """Bytes of the value as compact JSON."""
-    return len(COMPACT.encode(value).encode(errors="replace"))
-
-
 def fitting(described: Sequence[Mapping[str, Any]], max_bytes: int) -> int:
     """How many of these objects, from the first, a result of that many bytes has room for; at least one."""
     used, count = ENVELOPE_BYTES, 0
@@ -221,7 +216,7 @@ def fitting(described: Sequence[Mapping[str, Any]], max_bytes: int) -> int:
 
 def cursor_fingerprint(*parts: Any) -> str:
     """What ties a cursor to the question that it continues."""
-    return hashlib.sha256(json.dumps(parts).encode(errors="replace")).hexdigest()[:12]
+    return hashlib.sha256(compact(parts).encode(errors="replace")).hexdigest()[:12]
 
 
 def encode_cursor(fingerprint: str, position: int | str) -> str:

@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 from mcp_server_milvus.app import App
+from mcp_server_milvus.compact import json_size
 from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.milvus.analysis import words, words_of_field
 from mcp_server_milvus.milvus.names import Name
-from mcp_server_milvus.milvus.results import ENVELOPE_BYTES, json_size
+from mcp_server_milvus.milvus.results import ENVELOPE_BYTES
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.tool import BoundedOutput, Input, tool
 from mcp_server_milvus.vocabulary import Effect, Toolset

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from mcp_server_milvus import undo
 from mcp_server_milvus.app import App
+from mcp_server_milvus.compact import json_size
 from mcp_server_milvus.errors import AlreadyExists, InvalidArgument, PartialWrite
 from mcp_server_milvus.filling import Filling
 from mcp_server_milvus.losses.writes import matching_lost, replaced_by_upsert
@@ -33,7 +34,6 @@ from mcp_server_milvus.milvus.results import (
     cursor_fingerprint,
     decode_cursor,
     encode_cursor,
-    json_size,
     shown_key,
 )
 from mcp_server_milvus.milvus.scanning import Scan, Source, pages_in_key_order

@@ -10,13 +10,13 @@ import anyio.to_thread
 from pydantic import Field, WithJsonSchema
 
 from mcp_server_milvus.app import App
+from mcp_server_milvus.compact import json_size
 from mcp_server_milvus.errors import Error, NotLoaded
 from mcp_server_milvus.filling import FileFilling
 from mcp_server_milvus.losses.writes import replaced_by_export, replaced_by_import
 from mcp_server_milvus.milvus.filters import rendered
 from mcp_server_milvus.milvus.folders import Folders
 from mcp_server_milvus.milvus.names import Name
-from mcp_server_milvus.milvus.results import json_size
 from mcp_server_milvus.milvus.scanning import Source, mean_size, pages_in_key_order
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.milvus.waiting import load_and_wait

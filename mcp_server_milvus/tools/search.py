@@ -246,7 +246,7 @@ def _target(
     target = target_of(schema, field, data, params, backend)
     bounds = {"radius": args.radius, "range_filter": args.range_filter}
     bounded = {name: target.sign * bound for name, bound in bounds.items() if bound is not None}
-    return replace(target, params=dict(target.params) | bounded)
+    return replace(target, params=dict(target.params) | bounded) if bounded else target
 
 
 async def _given(client: "Client", schema: "CollectionSchema", args: SearchInput, field: "schemas.Field") -> Any:

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import anyio.to_thread
 
@@ -17,7 +17,7 @@ if sys.platform == "linux":
 
 
 PIPE_BYTES = 2**20
-"""What Linux allows every user."""
+"""What Linux allows every user in a pipe; and what is read at once, where asyncio would read a quarter of it."""
 
 
 class Writer(Protocol):
@@ -72,6 +72,7 @@ async def _reading(fd: int, other: int, reader: asyncio.StreamReader) -> AsyncGe
         protocol = asyncio.StreamReaderProtocol(reader)
         pipe = os.fdopen(os.dup(fd), "rb", buffering=0)
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
+        cast("Any", transport).max_size = PIPE_BYTES
         try:
             yield
         finally:
