@@ -204,7 +204,7 @@ class _Writing:
 
     def _fitting(self) -> "Fitting":
         from mcp_server_milvus.milvus.fitting import Fitting
-        from mcp_server_milvus.milvus.reading import Format
+        from mcp_server_milvus.milvus.formats import Format
 
         return Fitting(
             self.schema,
@@ -256,7 +256,8 @@ class _Writing:
 
 def _batches(kept: Kept, number: int, fitting: "Fitting", resume_from: int) -> Generator["Fitted"]:
     """The entities of a part, made to fit. Runs in a thread."""
-    from mcp_server_milvus.milvus.reading import Format, read
+    from mcp_server_milvus.milvus.formats import Format
+    from mcp_server_milvus.milvus.reading import read
 
     with kept.file_of(number).open("rb") as file:
         for batch in read(file, Format.PARQUET, resume_from=resume_from, unnamed="").batches:

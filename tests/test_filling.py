@@ -15,7 +15,7 @@ from mcp_server_milvus.errors import Conflict, InvalidArgument, LimitExceeded, N
 from mcp_server_milvus.filling import FIRST_TEXTS, MOST_NUMBERS, QUICK, SLOW, FileFilling, Filling, _next_number
 from mcp_server_milvus.milvus.entities import entity_bytes
 from mcp_server_milvus.milvus.fitting import Fitting
-from mcp_server_milvus.milvus.reading import Batch, Format
+from mcp_server_milvus.milvus.formats import Batch, Format
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.milvus.vectors import vector_numbers
 from mcp_server_milvus.pieces import Given

@@ -22,7 +22,7 @@ from pyarrow import parquet
 from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.milvus.entities import Entity
 from mcp_server_milvus.milvus.fitting import DYNAMIC
-from mcp_server_milvus.milvus.reading import Format
+from mcp_server_milvus.milvus.formats import Format
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.milvus.vectors import shortest, vector_numbers
 from mcp_server_milvus.vocabulary import DataType

@@ -27,7 +27,7 @@ from mcp_server_milvus.milvus.entities import (
     checked_entities,
     entity_problems,
 )
-from mcp_server_milvus.milvus.reading import Batch, Format, Unreadable
+from mcp_server_milvus.milvus.formats import Batch, Format, Unreadable
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.vocabulary import DataType
 

@@ -29,9 +29,9 @@ from mcp_server_milvus.milvus.capabilities import Backend
 from mcp_server_milvus.milvus.entities import BATCH_BYTES, Entity, entity_bytes, needed_fields
 from mcp_server_milvus.milvus.filters import portable_key
 from mcp_server_milvus.milvus.fitting import Fitted, Fitting
+from mcp_server_milvus.milvus.formats import Source
 from mcp_server_milvus.milvus.packing import write_request
 from mcp_server_milvus.milvus.pool import ClientPool
-from mcp_server_milvus.milvus.reading import Source
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.milvus.underway import KnownKeys, UnderWay
 from mcp_server_milvus.milvus.waiting import ReportProgress, wait_for_index

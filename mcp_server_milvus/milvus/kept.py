@@ -241,7 +241,7 @@ class Keeping:
     def begin(self, partition_name: str, schema: CollectionSchema, names: Sequence[str]) -> None:
         """The entities that follow are those of this partition."""
         from mcp_server_milvus.milvus.exporting import writer
-        from mcp_server_milvus.milvus.reading import Format
+        from mcp_server_milvus.milvus.formats import Format
 
         with _told():
             file = _private(self._unfinished / file_name(len(self._parts)))

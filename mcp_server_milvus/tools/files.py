@@ -110,7 +110,7 @@ class ExportFileOutput(Output):
 async def export_file(app: App, args: ExportFileInput) -> ExportFileOutput:
     """Exports entities to a new .parquet, .jsonl or .csv."""
     from mcp_server_milvus.milvus.exporting import writer
-    from mcp_server_milvus.milvus.reading import format_of
+    from mcp_server_milvus.milvus.formats import format_of
 
     async with _files() as files:
         created = Folders(app.settings.file_folders).created(args.path, overwrite=args.overwrite)
@@ -154,8 +154,9 @@ async def _import(
     app: App, args: ImportFileInput, schema: CollectionSchema, file: BinaryIO, filling: FileFilling
 ) -> "Import":
     from mcp_server_milvus.milvus.fitting import Fitting
+    from mcp_server_milvus.milvus.formats import Format, format_of
     from mcp_server_milvus.milvus.importing import Import
-    from mcp_server_milvus.milvus.reading import Format, format_of, read
+    from mcp_server_milvus.milvus.reading import read
 
     db_name = app.database(args.db_name)
     backend = await app.clients.backend(db_name)

@@ -23,8 +23,9 @@ from mcp_server_milvus.milvus import fitting
 from mcp_server_milvus.milvus.capabilities import Backend
 from mcp_server_milvus.milvus.entities import entity_problems
 from mcp_server_milvus.milvus.fitting import Fitted, Fitting
+from mcp_server_milvus.milvus.formats import Batch, Format
 from mcp_server_milvus.milvus.packing import write_request
-from mcp_server_milvus.milvus.reading import Batch, Format, read
+from mcp_server_milvus.milvus.reading import read
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.milvus.underway import KnownKeys
 from mcp_server_milvus.vocabulary import DataType
