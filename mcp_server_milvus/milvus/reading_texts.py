@@ -57,7 +57,9 @@ def _decoded(raw: bytes) -> Any:
 
 
 def _entity(value: Any) -> Entity | Unreadable:
-    return cast("Entity", value) if isinstance(value, dict) else Unreadable(f"{type(value).__name__} where an object should be")
+    if isinstance(value, dict):
+        return cast("Entity", value)
+    return Unreadable(f"{type(value).__name__} where an object should be")
 
 
 def json_array(file: BinaryIO, resume_from: int, _: str) -> Source:
