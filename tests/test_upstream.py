@@ -12,7 +12,7 @@ from tests.milvus.conftest import Agent, agent
 
 pytestmark = pytest.mark.anyio
 
-README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+MIGRATING = (Path(__file__).parents[1] / "docs" / "migrating.md").read_text("utf-8")
 QUICK, FULL = {"collection_name": "quick"}, {"collection_name": "full"}
 TEXT_AND_VECTOR = [
     {"name": "id", "type": "INT64", "is_primary": True},
@@ -92,10 +92,9 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Age
         yield each
 
 
-def told_in_the_readme() -> dict[str, tuple[str, dict[str, str]]]:
+def told_in_the_docs() -> dict[str, tuple[str, dict[str, str]]]:
     """Their tools, each with ours and the arguments that have another name here."""
-    about = README[README.index("**Coming from zilliztech/mcp-server-milvus**") : README.index("## Tools")]
-    rows = re.findall(r"^\| `(milvus_\w+)` \| (.+?) \| (.*?) ?\|$", about, re.MULTILINE)
+    rows = re.findall(r"^\| `(milvus_\w+)` \| (.+?) \| (.*?) ?\|$", MIGRATING, re.MULTILINE)
     return {
         theirs: (ours.strip("`"), dict(re.findall(r"`(\w+)` → `(\w+)`", changes))) for theirs, ours, changes in rows
     }
@@ -111,8 +110,8 @@ async def test_their_calls_work_in_the_new_form(server: Agent) -> None:
     assert found["milvus_delete_entities"] == {"delete_count": 1}
 
 
-def test_the_readme_maps_each_of_their_tools() -> None:
-    told = told_in_the_readme()
+def test_the_docs_map_each_of_their_tools() -> None:
+    told = told_in_the_docs()
     assert told.keys() == {theirs for theirs, *_ in REPLAYED}
     assert len(told) == 14
     names = {tool.name for tool in TOOLS}
