@@ -45,7 +45,7 @@ def handshake(options: argparse.Namespace) -> bool:
             Bound("start to initialize", ours / empty, most=HIGHEST_HANDSHAKE, how=milliseconds(ours)),
             Bound("with an embedder", embedder / empty, most=HIGHEST_HANDSHAKE, how=milliseconds(embedder)),
             Bound("start to the first search", searched / empty, most=HIGHEST_FIRST_SEARCH, how=milliseconds(searched)),
-            Bound("idle memory", idle / idle_empty if idle_empty else 0, most=HIGHEST_IDLE, how=f"{idle:.0f} MB"),
+            Bound("idle memory", idle / idle_empty, most=HIGHEST_IDLE, how=f"{idle:.0f} MB"),
         ],
     )
 

@@ -1,5 +1,6 @@
-"""What Linux tells of a process: its memory, and who its children are. Zero where nothing tells."""
+"""What Linux tells of a process: its memory, which elsewhere is no number and fits no bound, and its children."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,7 +29,7 @@ def child(command: list[str]) -> int:
 
 def _megabytes(pid: int, fact: str) -> float:
     facts = next((facts for each, facts in _processes() if each == pid), dict[str, str]())
-    return int(facts.get(fact, "0 kB").split()[0]) / KIBIBYTES_OF_MB
+    return int(facts[fact].split()[0]) / KIBIBYTES_OF_MB if fact in facts else math.nan
 
 
 def _processes() -> Iterator[tuple[int, dict[str, str]]]:
