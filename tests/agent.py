@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,16 @@ class Agent:
         assert error.keys() >= {"code", "message", "hint", "retriable"}
         assert error["code"] != "internal"
         return error
+
+    async def pages(self, tool: str, /, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
+        """The result of a call, and of each that its cursor continues."""
+        cursor: dict[str, str] = {}
+        while True:
+            page = await self.call(tool, **arguments, **cursor)
+            yield page
+            if "next_cursor" not in page:
+                return
+            cursor = {"cursor": page["next_cursor"]}
 
     async def exists(self, collection_name: str, **database: str) -> bool:
         listed = await self.call("list_collections", limit=1000, **database)

@@ -51,16 +51,6 @@ async def many(agent: Agent) -> str:
     return "hybrid_many"
 
 
-async def pages(agent: Agent, **question: Any) -> AsyncIterator[dict[str, Any]]:
-    cursor: dict[str, str] = {}
-    while True:
-        page = await agent.call("search", **question, **cursor)
-        yield page
-        if "next_cursor" not in page:
-            return
-        cursor = {"cursor": page["next_cursor"]}
-
-
 async def test_legs_are_fused_by_this_server_and_no_tenant_sees_another_s(agent: Agent, many: str) -> None:
     legs = [{"vector": [3.1, 1], "limit": 40}, {"vector": [9.7, 1], "filter": "id < 90 or id > 100", "limit": 30}]
     rankers: list[dict[str, Any]] = [{}, {"ranker": "weighted", "weights": [0.25, 1.0]}]
@@ -102,7 +92,7 @@ async def test_what_2_3_5_lacks_of_them_is_refused_with_its_version(agent: Agent
 
 async def test_pages_lead_beyond_what_one_search_can_return(agent: Agent, many: str) -> None:
     question: dict[str, Any] = {"collection_name": many, "vector": [0, 1], "output_fields": ["id"], "limit": 9_000}
-    hits = [hit async for page in pages(agent, **question) for hit in page["hits"]]
+    hits = [hit async for page in agent.pages("search", **question) for hit in page["hits"]]
     assert len(hits) == MANY
     assert set(keys(hits)) == set(range(MANY))
     scores = [hit["score"] for hit in hits]
@@ -130,7 +120,11 @@ async def test_bits_are_scored_exactly_and_paged_though_most_are_equally_near(
     assert ("plan" in by_index) == (index_type == "BIN_IVF_FLAT")
     monkeypatch.setattr(paging, "WINDOWS", (16, 30))
     monkeypatch.setattr(paging, "MAX_WINDOW", 30)
-    hits = [hit async for page in pages(agent, limit=17, params={"nprobe": 128}, **question) for hit in page["hits"]]
+    hits = [
+        hit
+        async for page in agent.pages("search", limit=17, params={"nprobe": 128}, **question)
+        for hit in page["hits"]
+    ]
     assert sorted(keys(hits)) == list(expected)
     assert [hit["score"] for hit in hits] == sorted(hit["score"] for hit in hits)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.agent import Agent, agent_on, keys
-from tests.tools.test_text_search import LONG, MODEL, PAIRS, pages
+from tests.tools.test_text_search import LONG, MODEL, PAIRS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live")]
 
@@ -67,7 +67,7 @@ async def test_filters_bounds_passages_and_exact_scores_work_with_text(text_agen
 
 async def test_pages_lead_to_the_last_text(text_agent: Agent) -> None:
     question: dict[str, Any] = {"collection_name": STORE, "text": "rain", "limit": 25, "output_fields": ["id"]}
-    shown = [key async for page in pages(text_agent, **question) for key in keys(page["hits"])]
+    shown = [key async for page in text_agent.pages("search", **question) for key in keys(page["hits"])]
     assert sorted(shown) == list(range(2 * len(PAIRS) + 61))
 
 

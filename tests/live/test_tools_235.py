@@ -329,15 +329,12 @@ async def test_5000_entities_in_one_call_are_all_in_and_all_paged(agent: Agent, 
     assert await agent.call("insert", collection_name=collection, data=data) == {"insert_count": 5000}
     assert await agent.count(collection) == 5000
     assert await agent.count(collection, filter="id >= {low}", filter_params={"low": 4990}) == 10
-    found = [key for page in await all_pages(agent, collection, limit=1700) for key in keys(page["entities"])]
+    found = [
+        key
+        async for page in agent.pages("query", collection_name=collection, limit=1700)
+        for key in keys(page["entities"])
+    ]
     assert found == list(range(5000))
-
-
-async def all_pages(agent: Agent, collection: str, **arguments: Any) -> list[dict[str, Any]]:
-    pages = [await agent.call("query", collection_name=collection, **arguments)]
-    while cursor := pages[-1].get("next_cursor"):
-        pages.append(await agent.call("query", collection_name=collection, cursor=cursor, **arguments))
-    return pages
 
 
 async def test_a_write_that_fails_halfway_says_exactly_which_entities_are_in(
@@ -402,7 +399,7 @@ async def test_dynamic_values_that_are_too_long_together_are_refused_by_us(agent
 async def test_hostile_keys_are_kept_found_and_delete_nothing_but_themselves(agent: Agent, by_name: str) -> None:
     data = [{"pk": key, "vector": [number, 1]} for number, key in enumerate([*HOSTILE, "innocent"])]
     await agent.call("insert", collection_name=by_name, data=data)
-    pages = await all_pages(agent, by_name, limit=3)
+    pages = [page async for page in agent.pages("query", collection_name=by_name, limit=3)]
     assert [entity["pk"] for page in pages for entity in page["entities"]] == sorted([*HOSTILE, "innocent"])
     for left, key in zip(range(len(HOSTILE), 0, -1), HOSTILE, strict=True):
         got = await agent.call("get", collection_name=by_name, ids=[key])
@@ -430,10 +427,10 @@ async def test_1050_entities_with_duplicate_keys_are_paged_completely_also_when_
     for inserted in (data, data[::3], data[::3]):
         await agent.call("insert", collection_name=collection, data=inserted)
     for limit in (50, 333):
-        pages = await all_pages(agent, collection, limit=limit)
+        pages = [page async for page in agent.pages("query", collection_name=collection, limit=limit)]
         assert [key for page in pages for key in keys(page["entities"])] == list(range(1050))
     async with agent_on(milvus_235, max_result_bytes=16_384) as short_spoken:
-        pages = await all_pages(short_spoken, collection, limit=1000)
+        pages = [page async for page in short_spoken.pages("query", collection_name=collection, limit=1000)]
         assert [key for page in pages for key in keys(page["entities"])] == list(range(1050))
         assert len(pages) > 5
 

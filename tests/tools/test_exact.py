@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -95,7 +95,7 @@ async def test_an_exact_search_has_bounds_offsets_pages_and_ids(agent: Agent, po
     expected = list(nearest(metric, 31, range(5, ENTITIES, 97)).items())
     found = await agent.call("search", vector=SOUGHT, offset=3, limit=4, **question)
     assert keys(found["hits"]) == [key for key, _ in expected[3:7]]
-    paged = [hit async for page in pages(agent, vector=SOUGHT, limit=7, **question) for hit in page["hits"]]
+    paged = [hit async for page in agent.pages("search", vector=SOUGHT, limit=7, **question) for hit in page["hits"]]
     assert keys(paged) == [key for key, _ in expected]
     radius, best = expected[20][1], expected[10][1]
     found = await agent.call("search", vector=SOUGHT, radius=radius, range_filter=best, limit=99, **question)
@@ -104,16 +104,6 @@ async def test_an_exact_search_has_bounds_offsets_pages_and_ids(agent: Agent, po
     found = await agent.call("search", id=own, limit=99, **question)
     assert own not in keys(found["hits"])
     assert len(found["hits"]) == len(expected) - 1
-
-
-async def pages(agent: Agent, **question: Any) -> AsyncIterator[dict[str, Any]]:
-    cursor: dict[str, str] = {}
-    while True:
-        page = await agent.call("search", **question, **cursor)
-        yield page
-        if "next_cursor" not in page:
-            return
-        cursor = {"cursor": page["next_cursor"]}
 
 
 async def test_sparse_vectors_are_scored_exactly_too(agent: Agent, collection: str) -> None:
@@ -153,7 +143,7 @@ async def test_a_vector_that_is_no_vector_is_no_hit_and_hides_none(
         "COSINE": -(stored @ sought) / np.linalg.norm(stored, axis=1),
     }[metric_type]
     ordered = [(0, 2, 4, 6, 7, 8)[place] for place in np.argsort(expected, kind="stable")]
-    found = [page async for page in pages(agent, exact=True, limit=4, **question)]
+    found = [page async for page in agent.pages("search", exact=True, limit=4, **question)]
     assert [key for page in found for key in keys(page["hits"])] == ordered
     assert "but 4" in found[0]["plan"]["why"]
     assert all(hit["score"] is not None for page in found for hit in page["hits"])
@@ -246,7 +236,7 @@ async def test_pages_lead_to_the_last_hit_and_show_none_twice(
     ):
         hits: list[dict[str, Any]] = []
         question = {"collection_name": collection, "vector": [0.6, 0.8], "filter": filter_, "output_fields": ["id"]}
-        async for page in pages(agent, limit=23, **question):
+        async for page in agent.pages("search", limit=23, **question):
             assert len(page["hits"]) == 23 or "next_cursor" not in page
             hits += page["hits"]
         shown: list[Key] = keys(hits)
@@ -268,7 +258,7 @@ async def test_pages_of_words_lead_to_the_last_hit_too(agent: Agent, collection:
     data += [{"id": n, "body": "dog"} for n in range(150, 160)]
     await agent.call("insert", collection_name=collection, data=data)
     hits: list[dict[str, Any]] = []
-    async for page in pages(agent, collection_name=collection, text="fox", limit=19, output_fields=["id"]):
+    async for page in agent.pages("search", collection_name=collection, text="fox", limit=19, output_fields=["id"]):
         hits += page["hits"]
     assert sorted(keys(hits)) == list(range(150))
     found = [hit["score"] for hit in hits]
@@ -284,7 +274,7 @@ async def test_pages_stay_within_radius_and_range_filter(agent: Agent, collectio
     await agent.call("insert", collection_name=collection, data=data)
     bounds = {"radius": (350 / 8) ** 2, "range_filter": (200 / 8) ** 2}
     question: dict[str, Any] = {"collection_name": collection, "vector": [0, 0], "output_fields": ["id"], **bounds}
-    shown = [key async for page in pages(agent, limit=33, **question) for key in keys(page["hits"])]
+    shown = [key async for page in agent.pages("search", limit=33, **question) for key in keys(page["hits"])]
     assert shown == list(range(200, 350))
 
 
@@ -353,7 +343,7 @@ async def test_a_flushed_graph_index_returns_as_many_as_are_asked_for_and_the_ne
         assert len(set(found) & set(hits)) > 0.9 * len(hits)
     fused = await agent.call("hybrid_search", collection_name=collection, legs=[{"vector": SOUGHT}], limit=300)
     assert len(set(keys(fused["hits"])) & set(expected[:300])) > 270
-    walked = [page async for page in pages(agent, limit=700, **question)]
+    walked = [page async for page in agent.pages("search", limit=700, **question)]
     assert "plan" not in walked[0]
     assert "early" in walked[1]["plan"]["why"]
     ranged = {"radius": 1e9, "range_filter": float(scores_of("L2", vectors())[expected[900]]), "limit": 3}

@@ -35,14 +35,6 @@ async def books(agent: Agent) -> list[dict[str, Any]]:
     return await fill(agent, "ord_books")
 
 
-async def pages(agent: Agent, **arguments: Any) -> list[dict[str, Any]]:
-    """The results of a query and of those that its cursors continue."""
-    found = [await agent.call("query", **arguments)]
-    while cursor := found[-1].get("next_cursor"):
-        found.append(await agent.call("query", cursor=cursor, **arguments))
-    return found
-
-
 async def all_orders(agent: Agent, name: str, books: list[dict[str, Any]]) -> None:
     for order_by, key in ORDERS:
         expected = [book["id"] for book in sorted(books, key=key)]
@@ -52,7 +44,12 @@ async def all_orders(agent: Agent, name: str, books: list[dict[str, Any]]) -> No
         second = await agent.call("query", limit=9, cursor=first["next_cursor"], **asked)
         assert keys(second["entities"]) == expected[7:16], order_by
     by_author = sorted(sorted(books, key=lambda book: book["id"]), key=lambda book: book["author"], reverse=True)
-    every = await pages(agent, collection_name=name, order_by=["author desc"], limit=1_300, output_fields=["author"])
+    every = [
+        page
+        async for page in agent.pages(
+            "query", collection_name=name, order_by=["author desc"], limit=1_300, output_fields=["author"]
+        )
+    ]
     assert len(every) > 2
     assert [entity for page in every for entity in page["entities"]] == [
         {"id": book["id"], "author": book["author"]} for book in by_author
@@ -77,7 +74,7 @@ async def test_entities_come_whole_and_only_those_that_match(agent: Agent, books
 async def test_a_page_that_is_cut_by_its_bytes_is_continued(lite: str, books: list[dict[str, Any]]) -> None:
     async with agent_on(lite, max_result_bytes=8_192) as short_spoken:
         some = {"collection_name": "ord_books", "filter": "year > 1972", "order_by": ["price desc"], "limit": 500}
-        every = await pages(short_spoken, **some)
+        every = [page async for page in short_spoken.pages("query", **some)]
     assert "next_cursor" in every[0]["applied_limits"][0]
     expected = sorted((book for book in books if book["year"] > 1972), key=lambda book: -book["price"])
     assert [key for page in every for key in keys(page["entities"])] == [book["id"] for book in expected]
@@ -90,7 +87,9 @@ async def test_nulls_come_last_in_both_directions(agent: Agent, collection: str)
     await agent.call("insert", collection_name=collection, data=data)
     for order_by, expected in ((["score"], [0, 4, 2, 1, 3]), (["score desc"], [2, 4, 0, 1, 3])):
         for limit in (1, 2, 4, 5):
-            every = await pages(agent, collection_name=collection, order_by=order_by, limit=limit)
+            every = [
+                page async for page in agent.pages("query", collection_name=collection, order_by=order_by, limit=limit)
+            ]
             assert [key for page in every for key in keys(page["entities"])] == expected
 
 
@@ -103,7 +102,7 @@ async def test_numbers_come_before_texts_and_texts_before_booleans_in_json(agent
         (["any"], [7, 4, 1, 5, 0, 6, 2, 3]),
         (['$meta["any"] desc'], [2, 6, 0, 5, 1, 4, 7, 3]),
     ):
-        every = await pages(agent, collection_name=collection, order_by=order_by, limit=3)
+        every = [page async for page in agent.pages("query", collection_name=collection, order_by=order_by, limit=3)]
         assert [key for page in every for key in keys(page["entities"])] == expected
     await agent.call("insert", collection_name=collection, data=[{"id": 9, "vector": [1, 0], "any": [1]}])
     error = await agent.fails("query", collection_name=collection, order_by=["any"])
@@ -166,7 +165,7 @@ async def test_milvus_3_orders_entities_itself() -> None:
         fake.answers["Query"] = answer
         async with agent_on(fake.uri) as agent:
             asked: dict[str, Any] = {"collection_name": "docs", "order_by": ["title desc"], "limit": 1}
-            every = await pages(agent, output_fields=["id"], **asked)
+            every = [page async for page in agent.pages("query", output_fields=["id"], **asked)]
     assert [page["entities"] for page in every] == [[{"id": 9}], [{"id": 4}], [{"id": 5}]]
     requests = fake.requests("Query")
     assert all(parameters(request)["order_by_fields"] == "title:desc,id:asc" for request in requests)
@@ -204,7 +203,7 @@ async def test_a_cursor_is_short_however_long_the_texts_are(agent: Agent, novels
         (["title desc", "year desc"], [8, 5, 2, 7, 4, 1, 6, 3, 0]),
         (["title", "id desc"], [6, 3, 0, 7, 4, 1, 8, 5, 2]),
     ):
-        every = await pages(agent, order_by=order_by, **asked)
+        every = [page async for page in agent.pages("query", order_by=order_by, **asked)]
         assert [key for page in every for key in keys(page["entities"])] == expected
         assert all(len(page.get("next_cursor", "")) < 500 for page in every)
 

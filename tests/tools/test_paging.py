@@ -11,14 +11,6 @@ from tests.agent import Agent, agent_on, keys
 pytestmark = pytest.mark.anyio
 
 
-async def all_pages(agent: Agent, **arguments: Any) -> list[dict[str, Any]]:
-    """The results of a query and of every cursor that follows from it."""
-    pages = [await agent.call("query", **arguments)]
-    while cursor := pages[-1].get("next_cursor"):
-        pages.append(await agent.call("query", cursor=cursor, **arguments))
-    return pages
-
-
 @pytest.fixture(scope="module")
 async def numbers(agent: Agent) -> str:
     """1,050 entities, inserted in disorder, with keys on both sides of zero."""
@@ -31,23 +23,26 @@ async def numbers(agent: Agent) -> str:
 
 @pytest.mark.parametrize("limit", [100, 350, 999, 1050])
 async def test_1050_entities_are_all_read_once_in_order(agent: Agent, numbers: str, limit: int) -> None:
-    pages = await all_pages(agent, collection_name=numbers, limit=limit, output_fields=["id"])
+    pages = [page async for page in agent.pages("query", collection_name=numbers, limit=limit, output_fields=["id"])]
     assert [key for page in pages for key in keys(page["entities"])] == list(range(-500, 550))
     assert len(pages) == -(-1050 // limit)
     assert [len(page["entities"]) for page in pages[:-1]] == [limit] * (len(pages) - 1)
 
 
 async def test_pages_of_a_filter_are_complete(agent: Agent, numbers: str) -> None:
-    pages = await all_pages(
-        agent, collection_name=numbers, filter="even == {even} or id == 1", filter_params={"even": True}, limit=64
-    )
+    pages = [
+        page
+        async for page in agent.pages(
+            "query", collection_name=numbers, filter="even == {even} or id == 1", filter_params={"even": True}, limit=64
+        )
+    ]
     expected = sorted([*range(-500, 550, 2), 1])
     assert [key for page in pages for key in keys(page["entities"])] == expected
 
 
 async def test_pages_that_are_cut_by_their_bytes_are_complete_too(lite: str, numbers: str) -> None:
     async with agent_on(lite, max_result_bytes=16_384) as short_spoken:
-        pages = await all_pages(short_spoken, collection_name=numbers, limit=1000)
+        pages = [page async for page in short_spoken.pages("query", collection_name=numbers, limit=1000)]
     assert [key for page in pages for key in keys(page["entities"])] == list(range(-500, 550))
     assert len(pages) > 5
     assert "next_cursor" in pages[0]["applied_limits"][0]
@@ -59,7 +54,7 @@ async def test_string_keys_are_paged_in_their_order(agent: Agent, collection: st
     data = [{"id": name, "vector": [0, 1]} for name in names]
     await agent.call("insert", collection_name=collection, data=data)
     for limit in (1, 7, 100):
-        pages = await all_pages(agent, collection_name=collection, limit=limit)
+        pages = [page async for page in agent.pages("query", collection_name=collection, limit=limit)]
         assert [key for page in pages for key in keys(page["entities"])] == sorted(names)
 
 

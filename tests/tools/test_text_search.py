@@ -97,16 +97,6 @@ async def many(lite: str, endpoint: Endpoint) -> str:
     return name
 
 
-async def pages(agent: Agent, **question: Any) -> AsyncIterator[dict[str, Any]]:
-    cursor: dict[str, str] = {}
-    while True:
-        page = await agent.call("search", **question, **cursor)
-        yield page
-        if "next_cursor" not in page:
-            return
-        cursor = {"cursor": page["next_cursor"]}
-
-
 async def test_what_is_said_in_other_words_is_found_first_though_words_alone_find_the_opposite(
     text_agent: Agent, store: str
 ) -> None:
@@ -313,7 +303,7 @@ async def test_a_repeated_query_is_embedded_once(quick_agent: Agent, many: str, 
     text = "a green thing that nobody asked for"
     question: dict[str, Any] = {"collection_name": many, "text": text, "limit": 9}
     first = await quick_agent.call("search", **question)
-    again = [page async for page in pages(quick_agent, **question)]
+    again = [page async for page in quick_agent.pages("search", **question)]
     assert again[0] == first
     assert len(again) > 5
     await quick_agent.call("search", mode="dense", **question)
@@ -334,7 +324,7 @@ async def test_pages_of_both_legs_have_every_candidate_once_and_say_where_they_e
         legs.append([(hit["id"], hit["score"]) for hit in leg["hits"]])
     expected = meaning_and_words(legs[0], legs[1], metric_type="COSINE")
     assert len(expected) > 55
-    found = [page async for page in pages(quick_agent, limit=7, **question)]
+    found = [page async for page in quick_agent.pages("search", limit=7, **question)]
     shown = [(hit["id"], hit["score"]) for page in found for hit in page["hits"]]
     assert {key for key, _ in shown} == {key for key, _ in expected}
     assert len(shown) == len(expected)
@@ -352,7 +342,11 @@ async def test_pages_of_both_legs_have_every_candidate_once_and_say_where_they_e
     assert keys(rest["hits"]) == [key for key, _ in shown[30:37]]
     on = await quick_agent.call("search", limit=4, offset=30, cursor=rest["next_cursor"], **question)
     assert keys(on["hits"]) == [key for key, _ in shown[37:41]]
-    whole = [key async for page in pages(quick_agent, mode="dense", limit=50, **question) for key in keys(page["hits"])]
+    whole = [
+        key
+        async for page in quick_agent.pages("search", mode="dense", limit=50, **question)
+        for key in keys(page["hits"])
+    ]
     assert sorted(whole) == list(range(150))
 
 
@@ -419,7 +413,7 @@ async def test_a_page_of_both_legs_that_is_too_large_goes_on_where_it_ended(
 ) -> None:
     question: dict[str, Any] = {"collection_name": many, "text": "red fox", "limit": 60}
     async with agent_on(lite, max_result_bytes=2_000, **settings_of(endpoint)) as brief:
-        found = [page async for page in pages(brief, **question)]
+        found = [page async for page in brief.pages("search", **question)]
     assert "next_cursor" in found[0]["applied_limits"][0]
     shown = [key for page in found for key in keys(page["hits"])]
     assert len(shown) == len(set(shown)) > 60
