@@ -127,8 +127,8 @@ async def _tell_rank(expected: Expected) -> None:
     elif standing.lacks:
         expected.problem(told)
     elif standing.score is not None and _is_out_of_bounds(search, standing.score):
-        expected.problem(f"{told}: radius or range_filter excludes that")
-        findings.search_with(State.PROBLEM, "search without bounds", radius=None, range_filter=None)
+        expected.problem(f"{told}: radius excludes that")
+        findings.search_with(State.PROBLEM, "search without radius", radius=None)
     elif 0 < standing.rank <= limit:
         expected.problem(f"{told}, but the index misses it among {limit} hits")
         findings.search_with(State.PROBLEM, "score every match", exact=True)
@@ -193,10 +193,8 @@ async def _standing_by_score(expected: Expected, search: Search, found: Sequence
 
 
 def _is_out_of_bounds(search: Search, score: float) -> bool:
-    sign, direction = search.target.sign, search.target.direction
-    radius, best = (search.target.params.get(name) for name in ("radius", "range_filter"))
-    too_bad = radius is not None and direction * score >= direction * sign * radius
-    return too_bad or (best is not None and direction * score < direction * sign * best)
+    radius, direction = search.target.params.get("radius"), search.target.direction
+    return radius is not None and direction * score >= direction * search.target.sign * radius
 
 
 async def _tell_fused_rank(expected: Expected) -> None:

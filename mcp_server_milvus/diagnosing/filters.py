@@ -1,13 +1,13 @@
 """The filter, leg by leg: what each condition leaves, and what is stored where one leaves nothing."""
 
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any
 
-from mcp_server_milvus.diagnosing.findings import Findings, State, shown_filter
-from mcp_server_milvus.diagnosing.near_values import near_values, value_at
+from mcp_server_milvus.diagnosing.findings import Findings, State, shown_filter, shown_value
+from mcp_server_milvus.diagnosing.near_values import Near, near_values, value_at
 from mcp_server_milvus.diagnosing.reading import Reading
-from mcp_server_milvus.errors import InvalidFilter
-from mcp_server_milvus.milvus.filter_help import explained, near_misses
+from mcp_server_milvus.milvus.filter_help import near_misses
 from mcp_server_milvus.milvus.filter_legs import Comparison, comparisons, legs_of
 
 MOST_LEGS = 8
@@ -18,6 +18,9 @@ LONGEST_TAKEN_APART = 16_384
 
 LOOKED_INTO = 3
 """Legs, and comparisons of a leg, whose stored values are looked at."""
+
+SHOWN_NAMES = 5
+"""Names of the dynamic field that a finding tells."""
 
 SELECTIVE = 100
 """Of so many entities one matches, where a graph index begins to return too few hits."""
@@ -52,16 +55,13 @@ async def check_filter(findings: Findings, reading: Reading, filter_: Filter, to
     """How many entities match; None where the filter cannot be used."""
     if not filter_.text:
         return total
-    try:
+    counts: list[int] = []
+    matched: int | None = None
+    with findings.refused("filter", reading.schema):
         matched = await reading.count(filter_.text)
-    except InvalidFilter as refusal:
-        better = explained(refusal, reading.schema)
-        findings.tell("filter", State.PROBLEM, better.message)
-        findings.advise(State.PROBLEM, better.hint or "correct the filter; describe_collection shows the fields")
-        return None
-    counts = [matched]
-    if len(filter_.legs) > 1:
-        counts = [await reading.count(leg) for leg in filter_.legs]
+        counts = [await reading.count(leg) for leg in filter_.legs] if len(filter_.legs) > 1 else [matched]
+    if matched is None or not counts:
+        return matched
     told = [_told(filter_, counts, matched, total), *near_misses(reading.schema, filter_.text, None)]
     findings.tell("filter", _state(filter_, counts, matched, total), "; ".join(told))
     if not matched and total:
@@ -117,7 +117,7 @@ async def _explain_leg(findings: Findings, reading: Reading, filter_: Filter, pl
     asked = [each for each in comparisons(leg) if each.name != reading.schema.primary_key.name][:LOOKED_INTO]
     for comparison in asked:
         stored, sampled = await _stored(reading, comparison)
-        near = near_values(comparison, stored)
+        near = near_values(comparison, stored) if stored else Near(await _nothing_stored(reading, comparison))
         lacking = f"; {sampled - len(stored)} of {sampled} sampled have none" if 0 < len(stored) < sampled else ""
         told = f"{shown_filter(leg)} matches nothing: {near.told}{lacking}"
         findings.tell("stored values", State.PROBLEM, told)
@@ -131,3 +131,17 @@ async def _stored(reading: Reading, comparison: Comparison) -> tuple[list[Any], 
     entities = await reading.sample([comparison.field])
     values = [value_at(entity.get(comparison.field), comparison.path) for entity in entities]
     return [value for value in values if value is not None], len(entities)
+
+
+async def _nothing_stored(reading: Reading, comparison: Comparison) -> str:
+    """What there is instead of a field in which no sampled entity has a value."""
+    told = f"no sampled entity has a value in {comparison.name}"
+    if comparison.field in reading.schema.by_name or not reading.schema.enable_dynamic_field:
+        return told
+    names: dict[str, None] = {}
+    for entity in await reading.sample(["$meta"]):
+        names |= dict.fromkeys(name for name in entity if name not in reading.schema.by_name and name != "$meta")
+    if not names:
+        return told
+    likest = sorted(names, key=lambda name: -SequenceMatcher(None, name.lower(), comparison.field.lower()).ratio())
+    return f"{told}; the dynamic field has {', '.join(shown_value(name) for name in likest[:SHOWN_NAMES])}"

@@ -11,13 +11,17 @@ from mcp_server_milvus.errors import (
     EmbedderFailed,
     Error,
     InvalidArgument,
+    InvalidFilter,
     LimitExceeded,
     NotFound,
     NotLoaded,
     NotSupported,
     StaleSchema,
 )
+from mcp_server_milvus.milvus.filter_help import explained
+from mcp_server_milvus.milvus.pool import Translation
 from mcp_server_milvus.milvus.results import plain_value
+from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.tool import Output
 
 REFUSALS = (InvalidArgument, NotFound, Conflict, NotSupported, EmbedderFailed, LimitExceeded)
@@ -105,9 +109,12 @@ class Findings:
             changed = {}
         self._advice.append((state, Advice(do=told, tool="search", arguments=changed or None)))
 
-    def refused(self, check: str) -> "Refused":
-        """A block whose refusal is a problem. One that another attempt may mend goes on."""
-        return Refused(self, check)
+    def refused(self, check: str, schema: CollectionSchema | None = None) -> "Refused":
+        """A block whose refusal is a problem. One that another attempt may mend goes on.
+
+        The schema tells what is wrong with a filter.
+        """
+        return Refused(self, check, schema)
 
     def tell_refusal(self, check: str, refusal: Error) -> None:
         """Puts down a refusal as a problem."""
@@ -122,14 +129,21 @@ class Refused:
 
     findings: Findings
     check: str
+    schema: CollectionSchema | None
 
     def __enter__(self) -> None:
         """Nothing."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         """Whether the block was left by a refusal, which is put down now."""
+        try:
+            Translation("Milvus").__exit__(kind, error, trace)
+        except REFUSALS as translated:
+            error = translated
         if not isinstance(error, REFUSALS) or isinstance(error, NotLoaded | StaleSchema):
             return False
+        if isinstance(error, InvalidFilter) and self.schema:
+            error = explained(error, self.schema)
         self.findings.tell_refusal(self.check, error)
         return True
 

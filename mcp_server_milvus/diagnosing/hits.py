@@ -5,38 +5,25 @@ from dataclasses import replace
 from mcp_server_milvus.diagnosing.findings import Findings, State, shown_score
 from mcp_server_milvus.milvus.searching import Search
 
-BOUNDS = frozenset({"radius", "range_filter"})
-
 
 def unbounded(search: Search) -> Search:
-    """The search without radius and range_filter."""
-    params = {name: value for name, value in search.target.params.items() if name not in BOUNDS}
+    """The search without a radius."""
+    params = {name: value for name, value in search.target.params.items() if name != "radius"}
     return replace(search, target=replace(search.target, params=params))
 
 
 async def check_radius(findings: Findings, search: Search) -> None:
-    """Whether the bounds leave any score, and the best score that there is."""
-    sign, direction = search.target.sign, search.target.direction
-    radius, best = (search.target.params.get(name) for name in ("radius", "range_filter"))
+    """Whether the bound leaves any score, and the best score that there is."""
+    radius = search.target.params.get("radius")
     if radius is None:
         return
-    radius, best = sign * radius, None if best is None else sign * best
-    order = f"{search.target.metric_type}, where {'smaller' if direction > 0 else 'larger'} is better"
-    if best is not None and direction * best >= direction * radius:
-        told = f"no score is worse than range_filter {shown_score(best)} and better than radius {shown_score(radius)}"
-        findings.tell("radius", State.PROBLEM, f"{told}: {order}")
-        findings.search_with(State.PROBLEM, "exchange the bounds", radius=best, range_filter=radius)
-        return
-    if await search.keys_and_scores("", 1):
+    if await search.keys_and_scores("", 1) or not (found := await unbounded(search).keys_and_scores("", 1)):
         findings.tell("radius")
         return
-    found = await unbounded(search).keys_and_scores("", 1)
-    if not found:
-        findings.tell("radius", State.OK, "it excludes nothing: there is no hit without it either")
-        return
-    told = f"the best score is {shown_score(found[0][1])}, which radius {shown_score(radius)} or range_filter excludes"
-    findings.tell("radius", State.PROBLEM, f"{told}: {order}")
-    findings.search_with(State.PROBLEM, "search without bounds", radius=None, range_filter=None)
+    bound, better = search.target.sign * radius, "smaller" if search.target.direction > 0 else "larger"
+    told = f"the best score is {shown_score(found[0][1])} ({search.target.metric_type}, {better} is better)"
+    findings.tell("radius", State.PROBLEM, f"{told}, which radius {shown_score(bound)} excludes")
+    findings.search_with(State.PROBLEM, "search without radius", radius=None)
 
 
 async def check_hits(findings: Findings, searches: list[Search], limit: int, matched: int) -> None:

@@ -27,9 +27,7 @@ class Near:
 
 
 def near_values(asked: Comparison, stored: Sequence[Any]) -> Near:
-    """What is stored where a comparison finds nothing. `stored` are values of a sample, without nulls."""
-    if not stored:
-        return Near(f"no sampled entity has a value in {asked.name}")
+    """What is stored where a comparison finds nothing. `stored` are values of a sample: some, without nulls."""
     wanted = asked.values[0]
     if all(isinstance(value, list) for value in stored):
         return Near(f"{asked.name} holds lists: array_contains({asked.name}, {shown_value(wanted)}) looks into them")

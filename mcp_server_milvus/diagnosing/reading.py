@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mcp_server_milvus.milvus.answers import COUNT, counted
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW
 from mcp_server_milvus.milvus.exact import entities_at_once
-from mcp_server_milvus.milvus.filters import both, keys_filter
+from mcp_server_milvus.milvus.filters import any_key, both, keys_filter
 from mcp_server_milvus.milvus.scanning import largest_entity
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.vocabulary import ConsistencyLevel
@@ -34,10 +34,12 @@ class Reading:
 
     async def count(self, matching: str) -> int:
         """How many entities of these partitions match, as a search sees them."""
-        return await self.client.count_matching(self.collection_name, matching, self.schema, self.partition_names)
+        return await self.count_in(matching, self.partition_names)
 
     async def count_in(self, matching: str, partition_names: list[str] | None) -> int:
         """How many entities of other partitions match; of None, of all."""
+        if self.client.backend.is_lite and partition_names and not matching:
+            matching = any_key(self.schema.primary_key)  # without a filter, Milvus Lite counts all partitions
         return await self.client.count_matching(self.collection_name, matching, self.schema, partition_names)
 
     async def count_written(self) -> int:

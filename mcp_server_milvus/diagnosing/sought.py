@@ -7,7 +7,7 @@ from mcp_server_milvus.app import App
 from mcp_server_milvus.diagnosing.findings import Findings, State
 from mcp_server_milvus.errors import Conflict, EmbedderFailed, NotSupported
 from mcp_server_milvus.milvus.searching import own_value
-from mcp_server_milvus.milvus.targets import packed, vector_field
+from mcp_server_milvus.milvus.targets import choices, packed, vector_field
 from mcp_server_milvus.planning import Asked, Plan, planned
 from mcp_server_milvus.vocabulary import SearchMode
 
@@ -45,9 +45,11 @@ async def legs_sought(
         return await _of_text(app, db_name, schema, wanted, wanted.text, findings)
     if wanted.vector is None and wanted.id is None:
         return []
+    bindings = app.bindings(db_name, schema)
     with findings.refused("vector"):
-        field = vector_field(schema, wanted.vector, wanted.anns_field, app.bindings(db_name, schema))
+        field = vector_field(schema, wanted.vector, wanted.anns_field, bindings)
         return [Leg(field, None if wanted.vector is None else packed(field, wanted.vector))]
+    findings.advise(State.PROBLEM, f"search with what fits; {choices(schema, bindings)}")
     return []
 
 

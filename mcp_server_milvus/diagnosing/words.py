@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from mcp_server_milvus.diagnosing.findings import Findings, State, shown_value
+from mcp_server_milvus.diagnosing.hits import unbounded
 from mcp_server_milvus.diagnosing.reading import Reading
 from mcp_server_milvus.diagnosing.sought import Leg
 from mcp_server_milvus.errors import NotSupported
@@ -39,6 +40,5 @@ async def check_words(findings: Findings, reading: Reading, search: Search, leg:
 
 async def _occurs(search: Search, word: str) -> bool:
     everything = replace(search.source, matching="")
-    unbounded = {name: value for name, value in search.target.params.items() if name not in {"radius", "range_filter"}}
-    target = replace(search.target, data=word, params=unbounded)
+    target = replace(unbounded(search).target, data=word)
     return bool(await replace(search, source=everything, target=target).keys_and_scores("", 1))

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 SparseVector = Annotated[dict[str, float], WithJsonSchema({"type": "object"})]
 
+DEFAULT_LIMIT = 10
+"""That of `search`."""
+
 
 class DiagnoseSearchInput(Input):
     """A search, by the arguments of `search`, and what it should have found."""
@@ -46,13 +49,12 @@ class DiagnoseSearchInput(Input):
     vector: list[float] | SparseVector | None = None
     id: int | str | None = None
     anns_field: Name | None = None
-    limit: int = Field(10, ge=1, le=16_384)
+    limit: int | None = Field(None, ge=1, le=16_384)
     filter: str = ""
     filter_params: dict[str, Any] | None = None
     partition_names: list[Name] | None = None
     radius: float | None = None
-    range_filter: float | None = None
-    expected_id: int | str | None = Field(None, description="Should have been found")
+    expected_id: int | str | None = None
     db_name: Name | None = None
 
 
@@ -65,7 +67,7 @@ class DiagnoseSearchOutput(BoundedOutput):
 
 @tool(toolset=Toolset.SEARCH, effect=Effect.READ)
 async def diagnose_search(app: App, args: DiagnoseSearchInput) -> DiagnoseSearchOutput:
-    """Explains why a search, given by the same arguments, finds nothing or the wrong things, and what to try."""
+    """Explains why a search finds nothing or the wrong things."""
     _require_consistent(args)
     db_name = app.database(args.db_name)
     findings = Findings(args.model_dump(exclude={"expected_id"}, exclude_none=True, exclude_defaults=True))
@@ -95,8 +97,6 @@ async def diagnose_search(app: App, args: DiagnoseSearchInput) -> DiagnoseSearch
 def _require_consistent(args: DiagnoseSearchInput) -> None:
     if sum(given is not None for given in (args.text, args.vector, args.id)) > 1:
         raise InvalidArgument("diagnose_search: give one of text, vector, id; or none, to look into the filter alone")
-    if args.range_filter is not None and args.radius is None:
-        raise InvalidArgument("range_filter needs radius")
 
 
 def _tell_load(findings: Findings, before: "CollectionSchema", *, loaded: bool) -> None:
@@ -141,13 +141,14 @@ async def _read(
         await (
             check_words(findings, reading, search, leg) if leg.by_words else check_vectors(findings, reading, search)
         )
-    if searches:
+    limit = args.limit or DEFAULT_LIMIT
+    if searches and matched:
         await check_radius(findings, searches[0])
-        await check_hits(findings, searches, args.limit, matched)
+        await check_hits(findings, searches, limit, matched)
     if args.expected_id is not None:
         with findings.refused("expected_id"):
             key = checked_key(schema.primary_key, args.expected_id)
-            await check_expected(Expected(reading, findings, key, filter_, legs, searches, args.limit))
+            await check_expected(Expected(reading, findings, key, filter_, legs, searches, limit))
 
 
 def _search(reading: Reading, args: DiagnoseSearchInput, filter_: Filter, leg: Leg) -> Search:
@@ -157,7 +158,7 @@ def _search(reading: Reading, args: DiagnoseSearchInput, filter_: Filter, leg: L
         matching = both(matching, f"{schema.primary_key.name} != {literal(checked_key(schema.primary_key, args.id))}")
     source = Source(args.collection_name, matching, [schema.primary_key.name], reading.partition_names)
     target = target_of(schema, leg.field, leg.data, {}, reading.client.backend)
-    return Search(reading.client, schema, source, target.within(args.radius, args.range_filter))
+    return Search(reading.client, schema, source, target.within(args.radius, None))
 
 
 def _output(findings: Findings, max_bytes: int) -> DiagnoseSearchOutput:
