@@ -51,39 +51,33 @@ def check_partitions(findings: Findings, schema: "CollectionSchema", partition_n
     return not missing
 
 
-async def check_entities(findings: Findings, reading: Reading) -> int:
-    """How many entities a search can find at all."""
-    count = await reading.count("")
-    if count:
-        findings.tell("entities", State.OK, f"{count}{' in these partitions' if reading.partition_names else ''}")
-        return count
-    if reading.partition_names and (found := await reading.where("")):
-        findings.tell("entities", State.PROBLEM, f"these partitions are empty; entities are in {_counts(found)}")
-        findings.search_with(State.PROBLEM, "search where entities are", partition_names=[found[0][0]])
-        return 0
-    findings.tell("entities", State.PROBLEM, "the collection is empty" + _as_seen(reading))
-    findings.advise(State.PROBLEM, "insert entities first; or check collection_name and db_name", "list_collections")
-    return 0
-
-
-def _as_seen(reading: Reading) -> str:
-    """What keeps a caller from seeing entities of others."""
-    return "" if reading.client.counts_all else ", as far as this caller sees"
-
-
-async def check_consistency(findings: Findings, reading: Reading, count: int) -> None:
-    """Whether a search sees all that any process has written. Milvus Lite always does."""
+async def check_consistency(findings: Findings, reading: Reading, seen: int) -> int:
+    """How many entities there are that a search does not see yet. Milvus Lite shows all at once."""
     level = reading.schema.consistency_level or ConsistencyLevel.BOUNDED
-    if reading.client.backend.is_lite or level == ConsistencyLevel.STRONG:
-        findings.tell("consistency")
-        return
-    unseen = await reading.count_written() - count
+    is_strong = reading.client.backend.is_lite or level == ConsistencyLevel.STRONG
+    unseen = 0 if is_strong else await reading.count_written() - seen
     if not unseen:
         findings.tell("consistency")
-        return
-    many = f"{abs(unseen)} {'fewer' if unseen > 0 else 'more'} entities are seen than there are"
-    findings.tell("consistency", State.PROBLEM, f"{many}: others wrote a moment ago, and reads at level {level} lag")
-    findings.search_with(State.PROBLEM, "see every write", consistency_level=ConsistencyLevel.STRONG)
+        return 0
+    told = f"{abs(unseen)} {'fewer' if unseen > 0 else 'more'} entities are seen than there are"
+    findings.tell("consistency", State.PROBLEM, f"{told}: others wrote a moment ago, and reads at level {level} lag")
+    findings.search_with(State.PROBLEM, "see every write", consistency_level=ConsistencyLevel.STRONG.value)
+    return max(0, unseen)
+
+
+async def check_entities(findings: Findings, reading: Reading, seen: int, unseen: int) -> None:
+    """Whether there is anything that a search can find."""
+    if seen:
+        findings.tell("entities", State.OK, f"{seen}{' in these partitions' if reading.partition_names else ''}")
+    elif unseen:
+        findings.tell("entities", State.PROBLEM, f"none is seen yet, of {unseen}")
+    elif reading.partition_names and (found := await reading.where("")):
+        findings.tell("entities", State.PROBLEM, f"these partitions are empty; entities are in {_counts(found)}")
+        findings.search_with(State.PROBLEM, "search where entities are", partition_names=[found[0][0]])
+    else:
+        reach = "" if reading.client.counts_all else ", as far as this caller sees"
+        findings.tell("entities", State.PROBLEM, f"there are none{reach}")
+        findings.advise(State.PROBLEM, "insert entities first; or it is another collection", "list_collections")
 
 
 async def check_whereabouts(findings: Findings, reading: Reading, matching: str, matched: int) -> None:

@@ -40,6 +40,7 @@ class Expected:
     legs: Sequence[Leg]
     searches: Sequence[Search]
     limit: int
+    own_key: Key | None
 
     @property
     def name(self) -> str:
@@ -55,6 +56,9 @@ async def check_expected(expected: Expected) -> None:
     """Why the entity is no hit, or which one it is."""
     if not (await _is_there(expected) and await _is_in_reach(expected)):
         return
+    if expected.key == expected.own_key:
+        expected.problem("is the one that others are sought for, which is no hit of its own search")
+        return
     if not expected.searches:
         expected.findings.tell("expected_id", State.OK, f"{expected.name} is there and matches")
         return
@@ -67,7 +71,7 @@ async def _is_there(expected: Expected) -> bool:
         return True
     if not reading.client.backend.is_lite and await reading.entity(expected.key, [key], ConsistencyLevel.STRONG):
         expected.problem("was written by another process a moment ago, which reads do not see yet")
-        expected.findings.search_with(State.PROBLEM, "see every write", consistency_level=ConsistencyLevel.STRONG)
+        expected.findings.search_with(State.PROBLEM, "see every write", consistency_level=ConsistencyLevel.STRONG.value)
         return False
     expected.problem("is not in the collection")
     expected.findings.advise(State.PROBLEM, "insert it; or look for it by what it holds", "query", limit=5)

@@ -53,7 +53,7 @@ def taken_apart(text: str) -> Filter:
 
 async def check_filter(findings: Findings, reading: Reading, filter_: Filter, total: int) -> int | None:
     """How many entities match; None where the filter cannot be used."""
-    if not filter_.text:
+    if not filter_.text or not total:
         return total
     counts: list[int] = []
     matched: int | None = None

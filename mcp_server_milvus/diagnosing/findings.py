@@ -31,10 +31,13 @@ LONGEST_FINDING = 800
 SHOWN_FILTER, SHOWN_VALUE = 120, 60
 """Characters of a finding, and of a filter and a stored value in it."""
 
+SOUGHT = frozenset({"text", "vector", "id"})
+
 SHOWN_ARGUMENTS = 1_000
 """Bytes of arguments that an advice repeats: a vector may take as many as all the rest of an answer."""
 
 MOST_ADVICE = 5
+NOTHING_WRONG = "nothing stands in the way; expected_id tells of one entity why it is a hit or none"
 
 
 class State(StrEnum):
@@ -73,6 +76,8 @@ class Findings:
     def advice(self) -> list[Advice]:
         """What to try: first what mends a problem."""
         found = [advice for state in (State.PROBLEM, State.WARNING) for each, advice in self._advice if each is state]
+        if not found and all(check.state is State.OK for check in self.checks):
+            return [Advice(do=NOTHING_WRONG)]
         return [advice for place, advice in enumerate(found) if advice not in found[:place]][:MOST_ADVICE]
 
     def restart(self) -> None:
@@ -93,21 +98,20 @@ class Findings:
     def advise(self, state: State, do: str, tool: str | None = None, **arguments: Any) -> None:
         """Puts down what to try about something of this state."""
         told = do if len(do) <= LONGEST_FINDING else f"{do[:LONGEST_FINDING]}…"
-        own = {name: self.asked[name] for name in ("collection_name", "db_name") if name in self.asked}
+        named = {"db_name"} if tool == "list_collections" else {"collection_name", "db_name"}
+        own = {name: value for name, value in self.asked.items() if name in named}
         self._advice.append((state, Advice(do=told, tool=tool, arguments=own | arguments if tool else None)))
 
     def search_with(self, state: State, do: str, **changes: Any) -> None:
         """Puts down the same search with these arguments changed; None leaves one out."""
+        tool = "search" if SOUGHT & self.asked.keys() else "query"
         wanted = {name: value for name, value in {**self.asked, **changes}.items() if value is not None}
-        if json_size(wanted) <= SHOWN_ARGUMENTS:
-            self._advice.append((state, Advice(do=do, tool="search", arguments=wanted)))
-            return
-        left_out = ", ".join(name for name, value in changes.items() if value is None)
-        told = f"{do}: the other arguments as before{f', without {left_out}' if left_out else ''}"
-        changed = {name: value for name, value in changes.items() if value is not None}
-        if json_size(changed) > SHOWN_ARGUMENTS:
-            changed = {}
-        self._advice.append((state, Advice(do=told, tool="search", arguments=changed or None)))
+        if json_size(wanted) > SHOWN_ARGUMENTS:
+            left_out = [name for name, value in changes.items() if value is None and name in self.asked]
+            do = f"{do}: the other arguments as before{', without ' if left_out else ''}{', '.join(left_out)}"
+            wanted = {name: value for name, value in changes.items() if value is not None}
+        short = wanted if json_size(wanted) <= SHOWN_ARGUMENTS else None
+        self._advice.append((state, Advice(do=do, tool=tool, arguments=short or None)))
 
     def refused(self, check: str, schema: CollectionSchema | None = None) -> "Refused":
         """A block whose refusal is a problem. One that another attempt may mend goes on.

@@ -36,6 +36,10 @@ async def check_vectors(findings: Findings, reading: Reading, search: Search) ->
     if missing := len(entities) - len(stored):
         said.append(f"{missing} of {len(entities)} sampled entities have no vector")
     findings.tell("vector", State.WARNING if said else State.OK, "; ".join(said))
+    if said:
+        findings.advise(
+            State.WARNING, f"make vectors of {field.name} by one model, alike for what is stored and sought"
+        )
 
 
 def _sparse_remarks(search: Search, stored: Sequence[Any]) -> list[str]:

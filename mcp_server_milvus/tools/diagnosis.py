@@ -125,30 +125,39 @@ async def _read(
 ) -> None:
     """Looks into what only the entities tell."""
     reading = Reading(client, schema, args.collection_name, args.partition_names or None, app.settings.max_scan)
-    total = await check_entities(findings, reading)
-    await check_consistency(findings, reading, total)
-    filter_: Filter | None = None
+    seen = await reading.count("")
+    unseen = await check_consistency(findings, reading, seen)
+    await check_entities(findings, reading, seen, unseen)
+    filter_ = matched = None
     with findings.refused("filter"):
         filter_ = taken_apart(rendered(args.filter, args.filter_params))
-    matched = None if filter_ is None else await check_filter(findings, reading, filter_, total)
+        matched = await check_filter(findings, reading, filter_, seen)
     if filter_ is None or matched is None:
         return
-    await check_whereabouts(findings, reading, filter_.text, matched)
+    if seen:
+        await check_whereabouts(findings, reading, filter_.text, matched)
     if args.id is not None:
         legs = [leg for each in legs if (leg := await with_own_value(reading, each, args.id, findings))]
     searches = [_search(reading, args, filter_, leg) for leg in legs]
+    await _check_searches(findings, reading, legs, searches, args.limit or DEFAULT_LIMIT, matched)
+    if args.expected_id is not None:
+        with findings.refused("expected_id"):
+            key = checked_key(schema.primary_key, args.expected_id)
+            own_key = None if args.id is None else checked_key(schema.primary_key, args.id)
+            limit = args.limit or DEFAULT_LIMIT
+            await check_expected(Expected(reading, findings, key, filter_, legs, searches, limit, own_key))
+
+
+async def _check_searches(
+    findings: Findings, reading: Reading, legs: list[Leg], searches: list[Search], limit: int, matched: int
+) -> None:
     for leg, search in zip(legs, searches, strict=True):
         await (
             check_words(findings, reading, search, leg) if leg.by_words else check_vectors(findings, reading, search)
         )
-    limit = args.limit or DEFAULT_LIMIT
     if searches and matched:
         await check_radius(findings, searches[0])
         await check_hits(findings, searches, limit, matched)
-    if args.expected_id is not None:
-        with findings.refused("expected_id"):
-            key = checked_key(schema.primary_key, args.expected_id)
-            await check_expected(Expected(reading, findings, key, filter_, legs, searches, limit))
 
 
 def _search(reading: Reading, args: DiagnoseSearchInput, filter_: Filter, leg: Leg) -> Search:
