@@ -16,7 +16,6 @@ from mcp_server_milvus.milvus.exact import scored
 from mcp_server_milvus.milvus.filters import keys_filter, names_in, understood
 from mcp_server_milvus.milvus.ranking import Key, Scored
 from mcp_server_milvus.milvus.searching import CANDIDATES, Search, fused
-from mcp_server_milvus.vocabulary import ConsistencyLevel
 
 WINDOW = 1_024
 """Hits among which the entity's rank is looked for."""
@@ -66,13 +65,9 @@ async def check_expected(expected: Expected) -> None:
 
 
 async def _is_there(expected: Expected) -> bool:
-    reading, key = expected.reading, expected.reading.schema.primary_key.name
-    if await reading.entity(expected.key, [key], None):
+    """Whether there is such an entity, as far as a read sees that: by now it sees what others have just written."""
+    if await expected.reading.entity(expected.key, [expected.reading.schema.primary_key.name]):
         return True
-    if not reading.client.backend.is_lite and await reading.entity(expected.key, [key], ConsistencyLevel.STRONG):
-        expected.problem("was written by another process a moment ago, which reads do not see yet")
-        expected.findings.search_with(State.PROBLEM, "see every write", consistency_level=ConsistencyLevel.STRONG.value)
-        return False
     expected.problem("is not in the collection")
     expected.findings.advise(State.PROBLEM, "insert it; or look for it by what it holds", "query", limit=5)
     return False
@@ -115,7 +110,7 @@ async def _values(expected: Expected, legs: Sequence[str]) -> str:
     known = [name for name in names if name in schema.by_name or schema.enable_dynamic_field][:SHOWN_FIELDS]
     if not known:
         return ""
-    entity = await expected.reading.entity(expected.key, known, None)
+    entity = await expected.reading.entity(expected.key, known)
     return ", ".join(f"{name}: {shown_value(entity.get(name))}" for name in known)
 
 
@@ -185,7 +180,7 @@ async def _standing(expected: Expected, search: Search, leg: Leg) -> _Standing:
 async def _standing_by_score(expected: Expected, search: Search, found: Sequence[Scored]) -> _Standing:
     """By its own vector: it is among the first hits, or would be if the index had not missed it."""
     metric, name = search.target.metric_type, search.target.field.name
-    vector = (await expected.reading.entity(expected.key, [name], None)).get(name)
+    vector = (await expected.reading.entity(expected.key, [name])).get(name)
     if vector is None:
         return _Standing(metric, lacks="has no vector")
     scores, _ = await anyio.to_thread.run_sync(scored, search.target, [expected.key], [vector])

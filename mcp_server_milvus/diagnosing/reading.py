@@ -75,12 +75,10 @@ class Reading:
             limit=limit,
         )
 
-    async def entity(self, key: int | str, names: Sequence[str], level: ConsistencyLevel | None) -> dict[str, Any]:
+    async def entity(self, key: int | str, names: Sequence[str]) -> dict[str, Any]:
         """The entity of any partition that has the key, with these fields; empty if there is none."""
         matching = keys_filter(self.schema, [key])
-        found = await self.client.read_matching(
-            self.collection_name, matching, self.schema, output_fields=list(names), consistency_level=level
-        )
+        found = await self.client.read_matching(self.collection_name, matching, self.schema, output_fields=list(names))
         return found[0] if found else {}
 
     async def matches(self, key: int | str, matching: str) -> bool:

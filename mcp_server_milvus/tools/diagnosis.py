@@ -128,13 +128,14 @@ async def _read(
     seen = await reading.count("")
     unseen = await check_consistency(findings, reading, seen)
     await check_entities(findings, reading, seen, unseen)
+    total = seen + unseen  # by now a read sees the others too
     filter_ = matched = None
     with findings.refused("filter"):
         filter_ = taken_apart(rendered(args.filter, args.filter_params))
-        matched = await check_filter(findings, reading, filter_, seen)
+        matched = await check_filter(findings, reading, filter_, total)
     if filter_ is None or matched is None:
         return
-    if seen:
+    if total:
         await check_whereabouts(findings, reading, filter_.text, matched)
     if args.id is not None:
         legs = [leg for each in legs if (leg := await with_own_value(reading, each, args.id, findings))]
