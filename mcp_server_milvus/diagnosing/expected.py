@@ -8,7 +8,7 @@ import anyio.to_thread
 
 from mcp_server_milvus.diagnosing.filters import Filter
 from mcp_server_milvus.diagnosing.findings import Findings, State, shown_filter, shown_score, shown_value
-from mcp_server_milvus.diagnosing.hits import unbounded
+from mcp_server_milvus.diagnosing.hits import is_within_bounds, unbounded
 from mcp_server_milvus.diagnosing.reading import Reading
 from mcp_server_milvus.diagnosing.sought import Leg
 from mcp_server_milvus.errors import InvalidFilter
@@ -125,9 +125,9 @@ async def _tell_rank(expected: Expected) -> None:
         findings.tell("expected_id", State.OK, f"{expected.name} is hit {hits.index(expected.key) + 1}: {told}")
     elif standing.lacks:
         expected.problem(told)
-    elif standing.score is not None and _is_out_of_bounds(search, standing.score):
-        expected.problem(f"{told}: radius excludes that")
-        findings.search_with(State.PROBLEM, "search without radius", radius=None)
+    elif standing.score is not None and not is_within_bounds(search, standing.score):
+        expected.problem(f"{told}: radius or range_filter excludes that")
+        findings.search_with(State.PROBLEM, "search without bounds", radius=None, range_filter=None)
     elif 0 < standing.rank <= limit:
         expected.problem(f"{told}, but the index misses it among {limit} hits")
         findings.search_with(State.PROBLEM, "score every match", exact=True)
@@ -189,11 +189,6 @@ async def _standing_by_score(expected: Expected, search: Search, found: Sequence
     score, direction = scores[0][1], search.target.direction
     better = sum(1 for _, other in found if direction * other < direction * score)
     return _Standing(metric, score, better + 1 if better < len(found) or len(found) < WINDOW else 0)
-
-
-def _is_out_of_bounds(search: Search, score: float) -> bool:
-    radius, direction = search.target.params.get("radius"), search.target.direction
-    return radius is not None and direction * score >= direction * search.target.sign * radius
 
 
 async def _tell_fused_rank(expected: Expected) -> None:

@@ -5,25 +5,36 @@ from dataclasses import replace
 from mcp_server_milvus.diagnosing.findings import Findings, State, shown_score
 from mcp_server_milvus.milvus.searching import Search
 
+BOUNDS = frozenset({"radius", "range_filter"})
+
 
 def unbounded(search: Search) -> Search:
-    """The search without a radius."""
-    params = {name: value for name, value in search.target.params.items() if name != "radius"}
+    """The search without radius and range_filter."""
+    params = {name: value for name, value in search.target.params.items() if name not in BOUNDS}
     return replace(search, target=replace(search.target, params=params))
 
 
-async def check_radius(findings: Findings, search: Search) -> None:
-    """Whether the bound leaves any score, and the best score that there is."""
-    radius = search.target.params.get("radius")
-    if radius is None:
+def is_within_bounds(search: Search, score: float) -> bool:
+    """Whether radius and range_filter leave a hit of this score."""
+    sign, direction = search.target.sign, search.target.direction
+    radius, best = (search.target.params.get(name) for name in ("radius", "range_filter"))
+    is_near = radius is None or direction * score < direction * sign * radius
+    return is_near and (best is None or direction * score >= direction * sign * best)
+
+
+async def check_bounds(findings: Findings, search: Search) -> None:
+    """Whether radius and range_filter leave any score, and the best score that there is."""
+    bounds = {name: search.target.sign * value for name, value in search.target.params.items() if name in BOUNDS}
+    if not bounds:
         return
     if await search.keys_and_scores("", 1) or not (found := await unbounded(search).keys_and_scores("", 1)):
         findings.tell("radius")
         return
-    bound, better = search.target.sign * radius, "smaller" if search.target.direction > 0 else "larger"
+    better = "smaller" if search.target.direction > 0 else "larger"
     told = f"the best score is {shown_score(found[0][1])} ({search.target.metric_type}, {better} is better)"
-    findings.tell("radius", State.PROBLEM, f"{told}, which radius {shown_score(bound)} excludes")
-    findings.search_with(State.PROBLEM, "search without radius", radius=None)
+    excluding = " and ".join(f"{name} {shown_score(bound)}" for name, bound in bounds.items())
+    findings.tell("radius", State.PROBLEM, f"{told}; no hit is within {excluding}")
+    findings.search_with(State.PROBLEM, "search without bounds", radius=None, range_filter=None)
 
 
 async def check_hits(findings: Findings, searches: list[Search], limit: int, matched: int) -> None:

@@ -16,7 +16,7 @@ from mcp_server_milvus.diagnosing.collections import (
 from mcp_server_milvus.diagnosing.expected import Expected, check_expected
 from mcp_server_milvus.diagnosing.filters import Filter, check_filter, taken_apart
 from mcp_server_milvus.diagnosing.findings import Advice, Check, Findings, State
-from mcp_server_milvus.diagnosing.hits import check_hits, check_radius
+from mcp_server_milvus.diagnosing.hits import check_bounds, check_hits
 from mcp_server_milvus.diagnosing.reading import Reading
 from mcp_server_milvus.diagnosing.sought import Leg, Wanted, legs_sought, with_own_value
 from mcp_server_milvus.diagnosing.vectors import check_vectors
@@ -54,6 +54,7 @@ class DiagnoseSearchInput(Input):
     filter_params: dict[str, Any] | None = None
     partition_names: list[Name] | None = None
     radius: float | None = None
+    range_filter: float | None = None
     expected_id: int | str | None = None
     db_name: Name | None = None
 
@@ -65,9 +66,9 @@ class DiagnoseSearchOutput(BoundedOutput):
     next: list[Advice] = Field(description="What to try, best first")
 
 
-@tool(toolset=Toolset.SEARCH, effect=Effect.READ)
+@tool(toolset=Toolset.OPERATIONS, effect=Effect.READ)
 async def diagnose_search(app: App, args: DiagnoseSearchInput) -> DiagnoseSearchOutput:
-    """Explains why a search finds nothing or the wrong things."""
+    """Explains why a search, by the same arguments, finds nothing or the wrong things."""
     _require_consistent(args)
     db_name = app.database(args.db_name)
     findings = Findings(args.model_dump(exclude={"expected_id"}, exclude_none=True, exclude_defaults=True))
@@ -97,6 +98,8 @@ async def diagnose_search(app: App, args: DiagnoseSearchInput) -> DiagnoseSearch
 def _require_consistent(args: DiagnoseSearchInput) -> None:
     if sum(given is not None for given in (args.text, args.vector, args.id)) > 1:
         raise InvalidArgument("diagnose_search: give one of text, vector, id; or none, to look into the filter alone")
+    if args.range_filter is not None and args.radius is None:
+        raise InvalidArgument("range_filter needs radius")
 
 
 def _tell_load(findings: Findings, before: "CollectionSchema", *, loaded: bool) -> None:
@@ -157,7 +160,7 @@ async def _check_searches(
             check_words(findings, reading, search, leg) if leg.by_words else check_vectors(findings, reading, search)
         )
     if searches and matched:
-        await check_radius(findings, searches[0])
+        await check_bounds(findings, searches[0])
         await check_hits(findings, searches, limit, matched)
 
 
@@ -168,7 +171,7 @@ def _search(reading: Reading, args: DiagnoseSearchInput, filter_: Filter, leg: L
         matching = both(matching, f"{schema.primary_key.name} != {literal(checked_key(schema.primary_key, args.id))}")
     source = Source(args.collection_name, matching, [schema.primary_key.name], reading.partition_names)
     target = target_of(schema, leg.field, leg.data, {}, reading.client.backend)
-    return Search(reading.client, schema, source, target.within(args.radius, None))
+    return Search(reading.client, schema, source, target.within(args.radius, args.range_filter))
 
 
 def _output(findings: Findings, max_bytes: int) -> DiagnoseSearchOutput:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.agent import Agent, agent_on, keys
-from tests.tools.test_diagnosis import findings, first_advice
+from tests.tools.test_diagnosis import HAS_IT, findings, first_advice
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.xdist_group("live")]
 
@@ -16,7 +16,7 @@ SOUGHT = {"vector": [1.0, 0.5]}
 
 @pytest.fixture(scope="module")
 async def server(milvus_235: str) -> AsyncGenerator[Agent]:
-    async with agent_on(milvus_235) as each:
+    async with agent_on(milvus_235, **HAS_IT) as each:
         yield each
 
 
@@ -51,7 +51,7 @@ async def test_legs_partitions_and_ranks_are_told_as_on_the_embedded_engine(divi
 
 @pytest.mark.usefixtures("divided")
 async def test_what_another_process_has_just_written_is_told_to_be_unseen(milvus_235: str) -> None:
-    async with agent_on(milvus_235) as writer, agent_on(milvus_235) as reader:
+    async with agent_on(milvus_235, **HAS_IT) as writer, agent_on(milvus_235, **HAS_IT) as reader:
         await writer.call("insert", **NAMED, data=[{"id": 1000, "vector": [1, 0.5]}])
         lagging = await reader.call("diagnose_search", **NAMED, **SOUGHT, expected_id=1000)
         assert "reads at level Bounded lag" in findings(lagging)["consistency"]
@@ -61,7 +61,7 @@ async def test_what_another_process_has_just_written_is_told_to_be_unseen(milvus
 
 async def test_a_collection_that_is_loaded_in_part_or_cannot_be_loaded_is_told(milvus_235: str, divided: Agent) -> None:
     await divided.call("release_partitions", **NAMED, partition_names=["_default"])
-    async with agent_on(milvus_235, auto_load=False) as strict:
+    async with agent_on(milvus_235, **HAS_IT, auto_load=False) as strict:
         partly = await strict.call("diagnose_search", **NAMED, **SOUGHT)
         assert "not loaded: _default" in findings(partly)["load"]
         named = await strict.call("diagnose_search", **NAMED, **SOUGHT, partition_names=["z"], filter="id == 5")

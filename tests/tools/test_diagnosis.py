@@ -12,9 +12,16 @@ from tests.openai_server import Endpoint, openai_server
 
 pytestmark = pytest.mark.anyio
 
+HAS_IT = {"toolsets": "+diagnose_search"}
 POINTS = {"collection_name": "diagnosed_points"}
 SOUGHT = {"vector": [1.0, 0.5, 0.25, 0.1]}
 TEXTS = {"collection_name": "diagnosed_texts"}
+
+
+@pytest.fixture(scope="module")
+async def agent(lite: str) -> AsyncIterator[Agent]:
+    async with agent_on(lite, **HAS_IT) as agent:
+        yield agent
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +163,11 @@ async def test_lengths_that_a_metric_is_misled_by_are_told(
 async def test_a_radius_that_excludes_all_is_told_with_the_best_score(points: Agent) -> None:
     diagnosis = await points.call("diagnose_search", **POINTS, **SOUGHT, radius=1.5, expected_id=150)
     found = findings(diagnosis)
-    assert found["radius"] == "the best score is 1 (COSINE, larger is better), which radius 1.5 excludes"
-    assert "radius excludes that" in found["expected_id"]
+    assert found["radius"] == "the best score is 1 (COSINE, larger is better); no hit is within radius 1.5"
+    assert "radius or range_filter excludes that" in found["expected_id"]
     assert (await first_advice(points, diagnosis))["hits"]
+    both = await points.call("diagnose_search", **POINTS, **SOUGHT, radius=0.9, range_filter=0.8)
+    assert "no hit is within radius 0.9 and range_filter 0.8" in findings(both)["radius"]
 
 
 async def test_an_expected_entity_is_followed_to_where_it_is_lost(points: Agent) -> None:
@@ -232,7 +241,7 @@ async def test_by_meaning_it_needs_the_embedder_that_made_the_vectors(
 ) -> None:
     named = {"collection_name": collection}
     model: dict[str, Any] = {"embedder": "openai", "embed_model": "bag-of-words", "embed_base_url": endpoint.base_url}
-    async with agent_on(lite, **model) as embedding:
+    async with agent_on(lite, **HAS_IT, **model) as embedding:
         await embedding.call("create_collection", **named, text_field="body")
         data = [{"body": f"the quick fox runs {n}"} for n in range(80)]
         await embedding.call("insert", **named, data=[*data, {"body": "a slow snail"}])
@@ -244,7 +253,7 @@ async def test_by_meaning_it_needs_the_embedder_that_made_the_vectors(
         assert "(COSINE), rank 8" in told
         assert both["next"][0]["arguments"]["mode"] == "dense"
         assert (await first_advice(embedding, both))["hits"]
-    async with agent_on(lite, **model | {"embed_model": "another"}) as another:
+    async with agent_on(lite, **HAS_IT, **model | {"embed_model": "another"}) as another:
         other = await another.call("diagnose_search", **named, text="quick fox")
         assert "is another" in findings(other)["embedder"]
         assert (await first_advice(another, {"next": [each for each in other["next"] if "tool" in each]}))["hits"]
@@ -259,7 +268,7 @@ async def test_a_released_collection_is_loaded_or_said_to_be_unloaded(lite: str,
     assert findings(nothing) == {"entities": "there are none"}
     await agent.call("insert", **named, data=[{"id": 1, "vector": [1, 0]}])
     await agent.call("release_collection", **named)
-    async with agent_on(lite, auto_load=False) as strict:
+    async with agent_on(lite, **HAS_IT, auto_load=False) as strict:
         unloaded = await strict.call("diagnose_search", **named, vector=[1, 0])
         assert set(findings(unloaded)) == {"load"}
         assert unloaded["next"][0]["tool"] == "load_collection"
@@ -273,13 +282,13 @@ async def test_a_released_collection_is_loaded_or_said_to_be_unloaded(lite: str,
 
 
 async def test_masked_fields_tell_nothing_and_answers_stay_small(points: Agent, lite: str) -> None:
-    async with agent_on(lite, mask_fields="*.color") as careful:
+    async with agent_on(lite, **HAS_IT, mask_fields="*.color") as careful:
         refused = await careful.fails("diagnose_search", **POINTS, **SOUGHT, filter='color == "Red"')
         assert refused["code"] == "denied"
         other = json.dumps(await careful.call("diagnose_search", **POINTS, **SOUGHT, filter='colour == "red"'))
         assert "blue" not in other
         assert '\\"color' not in other
-    async with agent_on(lite, max_result_bytes=1_024) as brief:
+    async with agent_on(lite, **HAS_IT, max_result_bytes=1_024) as brief:
         long = " and ".join(f'color != "{"x" * 900}{n}"' for n in range(8))
         diagnosis = await brief.call("diagnose_search", **POINTS, **SOUGHT, filter=long, expected_id=170)
         assert diagnosis["applied_limits"]
