@@ -36,8 +36,9 @@ def _problem(index: "Index") -> str:
     if index.state == "failed":
         return f"it could not be built: {index.failure}"
     if index.state in {"waiting", "building"}:
-        done = f"{index.indexed_entities} of {index.total_entities} entities are indexed"
-        return f"{index.state}: {done}; the others are searched one by one, which is slower"
+        counted = index.total_entities is not None
+        done = f", {index.indexed_entities} of {index.total_entities} entities are done" if counted else ""
+        return f"{index.state}{done}: the others are searched one by one, which is slower"
     return ""
 
 

@@ -39,6 +39,7 @@ class Expected:
     legs: Sequence[Leg]
     searches: Sequence[Search]
     limit: int
+    matched: int
     own_key: Key | None
 
     @property
@@ -61,7 +62,18 @@ async def check_expected(expected: Expected) -> None:
     if not expected.searches:
         expected.findings.tell("expected_id", State.OK, f"{expected.name} is there and matches")
         return
+    await _tell_blank_text(expected)
     await (_tell_rank(expected) if len(expected.searches) == 1 else _tell_fused_rank(expected))
+
+
+async def _tell_blank_text(expected: Expected) -> None:
+    """A text with nothing in it has a vector that means nothing, and no words."""
+    names = {leg.text_field for leg in expected.legs} - {"", *expected.reading.schema.masked}
+    entity = await expected.reading.entity(expected.key, sorted(names)) if names else {}
+    for name in sorted(names):
+        if not str(entity.get(name) or "").strip():
+            told = f"{expected.name} has nothing in {name}, the text that it would be found by"
+            expected.findings.tell("expected_id", State.WARNING, told)
 
 
 async def _is_there(expected: Expected) -> bool:
@@ -119,7 +131,7 @@ async def _tell_rank(expected: Expected) -> None:
     (search,), (leg,) = expected.searches, expected.legs
     findings, limit = expected.findings, expected.limit
     standing = await _standing(expected, search, leg)
-    told = f"{standing} in {search.target.field.name}"
+    told = f"{standing}{f' of {expected.matched}' if standing.rank else ''} in {search.target.field.name}"
     hits = [key for key, _ in await search.keys_and_scores("", limit)]
     if expected.key in hits:
         findings.tell("expected_id", State.OK, f"{expected.name} is hit {hits.index(expected.key) + 1}: {told}")
@@ -169,10 +181,9 @@ async def _standing(expected: Expected, search: Search, leg: Leg) -> _Standing:
     for rank, (key, score) in enumerate(found, start=1):
         if key == expected.key:
             return _Standing(metric, score, rank)
-    if isinstance(search.target.data, str):
-        is_whole = len(found) < WINDOW
-        return _Standing(metric, lacks=f"has none of the words (in {leg.text_field})" if is_whole else "")
-    if search.target.field.name in expected.reading.schema.masked:
+    if leg.by_words and len(found) < WINDOW:
+        return _Standing(metric, lacks=f"has none of the words (in {leg.text_field})")
+    if isinstance(search.target.data, str) or search.target.field.name in expected.reading.schema.masked:
         return _Standing(metric)
     return await _standing_by_score(expected, search, found)
 

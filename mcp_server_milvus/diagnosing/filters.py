@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import islice
 from typing import Any
+
+import anyio.to_thread
 
 from mcp_server_milvus.diagnosing.findings import Findings, State, shown_filter, shown_value
 from mcp_server_milvus.diagnosing.near_values import Near, near_values, value_at
@@ -114,10 +117,12 @@ async def _advise_without(findings: Findings, reading: Reading, filter_: Filter,
 
 async def _explain_leg(findings: Findings, reading: Reading, filter_: Filter, place: int) -> None:
     leg = filter_.legs[place]
-    asked = [each for each in comparisons(leg) if each.name != reading.schema.primary_key.name][:LOOKED_INTO]
-    for comparison in asked:
+    for comparison in islice(comparisons(leg), LOOKED_INTO):
         stored, sampled = await _stored(reading, comparison)
-        near = near_values(comparison, stored) if stored else Near(await _nothing_stored(reading, comparison))
+        if stored:
+            near = await anyio.to_thread.run_sync(near_values, comparison, stored)
+        else:
+            near = Near(await _nothing_stored(reading, comparison))
         lacking = f"; {sampled - len(stored)} of {sampled} sampled have none" if 0 < len(stored) < sampled else ""
         told = f"{shown_filter(leg)} matches nothing: {near.told}{lacking}"
         findings.tell("stored values", State.PROBLEM, told)

@@ -9,7 +9,7 @@ from mcp_server_milvus.errors import Conflict, EmbedderFailed, NotSupported
 from mcp_server_milvus.milvus.searching import own_value
 from mcp_server_milvus.milvus.targets import choices, packed, vector_field
 from mcp_server_milvus.planning import Asked, Plan, planned
-from mcp_server_milvus.vocabulary import SearchMode
+from mcp_server_milvus.vocabulary import FunctionType, SearchMode
 
 if TYPE_CHECKING:
     from mcp_server_milvus.diagnosing.reading import Reading
@@ -94,5 +94,7 @@ async def with_own_value(reading: "Reading", leg: Leg, key: int | str, findings:
     """The leg with what the entity has in its field; None if it has nothing there."""
     with findings.refused("id"):
         data = await own_value(reading.client, reading.collection_name, reading.schema, key, leg.field)
-        return Leg(leg.field, data, leg.text_field, leg.by_words)
+        source = reading.schema.text_source_of(leg.field.name)
+        by_words = source is not None and source.type is FunctionType.BM25
+        return Leg(leg.field, data, source.inputs[0] if source else "", by_words)
     return None

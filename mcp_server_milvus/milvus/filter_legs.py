@@ -51,32 +51,40 @@ def legs_of(text: str) -> tuple[str, list[str]]:
     return "and", [text]
 
 
-def comparisons(leg: str) -> list[Comparison]:
+def comparisons(leg: str) -> Iterator[Comparison]:
     """What a leg asks of fields, as far as it is plain; nothing of what it negates."""
     try:
         tokens = understood(leg)
     except InvalidFilter:
-        return []
+        return
     if any(token.kind != "string" and token.text.lower() in {"not", "!", "!="} for token in tokens):
-        return []
-    return list(_compared(tokens))
+        return
+    for place, token in enumerate(tokens):
+        following = tokens[place + 1].text if place + 1 < len(tokens) else ""
+        is_field = token.kind == "name" and token.text not in KEYWORDS_AS_WRITTEN and following != "("
+        if is_field and (found := _comparison(tokens, place)):
+            yield found
 
 
 def _bare(tokens: list[Token]) -> list[Token]:
     """Without the brackets around all of it."""
-    while len(tokens) > 1 and tokens[0].text == "(" and _partner(tokens) == len(tokens) - 1:
-        tokens = tokens[1:-1]
-    return tokens
+    partners = _partners(tokens)
+    first, last = 0, len(tokens) - 1
+    while first < last and tokens[first].text == "(" and partners[first] == last:
+        first, last = first + 1, last - 1
+    return tokens[first : last + 1]
 
 
-def _partner(tokens: Sequence[Token]) -> int:
-    """Where the bracket that comes first is closed."""
-    depth = 0
+def _partners(tokens: Sequence[Token]) -> dict[int, int]:
+    """Where each bracket that is opened is closed."""
+    opened: list[int] = []
+    partners: dict[int, int] = {}
     for place, token in enumerate(tokens):
-        depth += _step(token)
-        if depth == 0:
-            return place
-    return -1
+        if _step(token) > 0:
+            opened.append(place)
+        elif _step(token) < 0:
+            partners[opened.pop()] = place
+    return partners
 
 
 def _split(tokens: Sequence[Token], marks: frozenset[str]) -> list[list[Token]]:
@@ -97,15 +105,6 @@ def _step(token: Token) -> int:
     return (token.text in {"(", "["}) - (token.text in {")", "]"})
 
 
-def _compared(tokens: Sequence[Token]) -> Iterator[Comparison]:
-    for place, token in enumerate(tokens):
-        following = tokens[place + 1].text if place + 1 < len(tokens) else ""
-        if token.kind != "name" or token.text in KEYWORDS_AS_WRITTEN or following == "(":
-            continue
-        if found := _comparison(tokens, place):
-            yield found
-
-
 def _comparison(tokens: Sequence[Token], place: int) -> Comparison | None:
     name = tokens[place].text
     path: list[str | int] = []
@@ -115,7 +114,7 @@ def _comparison(tokens: Sequence[Token], place: int) -> Comparison | None:
         path.append(key.value if key.kind == "string" else int(key.text) if key.text.isdigit() else key.text)
         place += 3
     operator = tokens[place].text.lower() if place < len(tokens) else ""
-    values = _values(tokens[place + 1 :], operator)
+    values = _values(tokens, place + 1, operator)
     if not values:
         return None
     if name == "$meta" and path and isinstance(path[0], str):
@@ -124,16 +123,17 @@ def _comparison(tokens: Sequence[Token], place: int) -> Comparison | None:
     return Comparison(name, tuple(path), operator, tuple(each[0] for each in values), values[0][1], last)
 
 
-def _values(tokens: Sequence[Token], operator: str) -> list[tuple[Any, int, int]]:
+def _values(tokens: Sequence[Token], place: int, operator: str) -> list[tuple[Any, int, int]]:
     """The values that are compared, each with where it stands; none where something else stands there."""
-    if operator == "in" and tokens and tokens[0].text == "[":
-        inside = tokens[1 : _partner(tokens)]
-        found = [_value(part) for part in _split(inside, frozenset({","}))]
-        return [each for each in found if each is not None] if None not in found else []
     if operator in {"==", "like", *ORDERS}:
-        value = _value(tokens[:2] if tokens and tokens[0].text == "-" else tokens[:1])
+        signed = tokens[place : place + 1] and tokens[place].text == "-"
+        value = _value(tokens[place : place + 2] if signed else tokens[place : place + 1])
         return [value] if value else []
-    return []
+    if operator != "in" or not tokens[place : place + 1] or tokens[place].text != "[":
+        return []
+    parts = _split(tokens[place + 1 : _partners(tokens)[place]], frozenset({","}))
+    found = [value for part in parts if (value := _value(part))]
+    return found if len(found) == len(parts) else []
 
 
 def _value(tokens: Sequence[Token]) -> tuple[Any, int, int] | None:

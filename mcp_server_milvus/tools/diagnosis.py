@@ -149,7 +149,7 @@ async def _read(
             key = checked_key(schema.primary_key, args.expected_id)
             own_key = None if args.id is None else checked_key(schema.primary_key, args.id)
             limit = args.limit or DEFAULT_LIMIT
-            await check_expected(Expected(reading, findings, key, filter_, legs, searches, limit, own_key))
+            await check_expected(Expected(reading, findings, key, filter_, legs, searches, limit, matched, own_key))
 
 
 async def _check_searches(

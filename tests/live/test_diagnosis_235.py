@@ -43,7 +43,7 @@ async def test_legs_partitions_and_ranks_are_told_as_on_the_embedded_engine(divi
     assert "is in partition _default, which is not searched" in findings(elsewhere)["expected_id"]
     assert (await first_advice(divided, elsewhere))["hits"]
     cut = await divided.call("diagnose_search", **asked, expected_id=39)
-    assert "rank 40 in vector; limit is 10" in findings(cut)["expected_id"]
+    assert "rank 40 of 41 in vector; limit is 10" in findings(cut)["expected_id"]
     assert 39 in keys((await first_advice(divided, cut))["hits"])
     wrong = await divided.call("diagnose_search", **asked, filter="nothing here", radius=5)
     assert "cannot parse" in findings(wrong)["filter"] or "filter:" in findings(wrong)["filter"]

@@ -177,7 +177,7 @@ async def test_an_expected_entity_is_followed_to_where_it_is_lost(points: Agent)
         return findings(diagnosis)["expected_id"]
 
     cut = await points.call("diagnose_search", **POINTS, **SOUGHT, expected_id=170)
-    assert "rank 171 in vector; limit is 10" in findings(cut)["expected_id"]
+    assert "rank 171 of 200 in vector; limit is 10" in findings(cut)["expected_id"]
     assert 170 in keys((await first_advice(points, cut))["hits"])
     assert await told(999) == "entity 999 is not in the collection"
     assert 'filtered out by leg 2 `color == "red"`: it has color: "blue"' in await told(
@@ -233,7 +233,7 @@ async def test_words_that_no_entity_has_are_told(texts: Agent) -> None:
     assert "makes no words" in findings(marks)["words"]
     assert await first_advice(texts, marks) == {"tokens": [[]]}
     ranked = await texts.call("diagnose_search", **TEXTS, text="fox", limit=1, expected_id="fox9")
-    assert "(BM25), rank 10 in sparse; limit is 1" in findings(ranked)["expected_id"]
+    assert "(BM25), rank 10 of 21 in sparse; limit is 1" in findings(ranked)["expected_id"]
 
 
 async def test_by_meaning_it_needs_the_embedder_that_made_the_vectors(
