@@ -49,7 +49,9 @@ async def points(agent: Agent) -> Agent:
 async def texts(agent: Agent) -> Agent:
     await agent.call("create_collection", **TEXTS, text_field="body", id_type="string")
     data = [{"id": f"fox{n}", "body": f"the quick fox runs {n}"} for n in range(20)]
-    await agent.call("insert", **TEXTS, data=[*data, {"id": "snail", "body": "a slow snail"}])
+    await agent.call(
+        "insert", **TEXTS, data=[*data, {"id": "snail", "body": "a slow snail"}, {"id": "blank", "body": " "}]
+    )
     return agent
 
 
@@ -232,8 +234,16 @@ async def test_words_that_no_entity_has_are_told(texts: Agent) -> None:
     marks = await texts.call("diagnose_search", **TEXTS, text="!?")
     assert "makes no words" in findings(marks)["words"]
     assert await first_advice(texts, marks) == {"tokens": [[]]}
+    blank = await texts.call("diagnose_search", **TEXTS, text="quick fox", expected_id="blank")
+    told = [each.get("finding", "") for each in blank["checks"] if each["check"] == "expected_id"]
+    assert "has nothing in body" in told[0]
+    assert "has none of the words" in told[1]
+    alike = await texts.call("diagnose_search", **TEXTS, id="fox3", expected_id="snail")
+    assert "has none of the words" in findings(alike)["expected_id"]
+    case = await texts.call("diagnose_search", **TEXTS, text="fox", filter='id == "Fox3"')
+    assert keys((await first_advice(texts, case))["hits"]) == ["fox3"]
     ranked = await texts.call("diagnose_search", **TEXTS, text="fox", limit=1, expected_id="fox9")
-    assert "(BM25), rank 10 of 21 in sparse; limit is 1" in findings(ranked)["expected_id"]
+    assert "(BM25), rank 10 of 22 in sparse; limit is 1" in findings(ranked)["expected_id"]
 
 
 async def test_by_meaning_it_needs_the_embedder_that_made_the_vectors(
