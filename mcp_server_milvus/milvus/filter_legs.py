@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from typing import Any, cast
 
 from mcp_server_milvus.errors import InvalidFilter
@@ -131,7 +132,10 @@ def _values(tokens: Sequence[Token], place: int, operator: str) -> list[tuple[An
         return [value] if value else []
     if operator != "in" or not tokens[place : place + 1] or tokens[place].text != "[":
         return []
-    parts = _split(tokens[place + 1 : _partners(tokens)[place]], frozenset({","}))
+    inside = list(takewhile(lambda token: token.text not in {"[", "]", "("}, islice(tokens, place + 1, None)))
+    if tokens[place + 1 + len(inside)].text != "]":
+        return []
+    parts = _split(inside, frozenset({","}))
     found = [value for part in parts if (value := _value(part))]
     return found if len(found) == len(parts) else []
 
