@@ -7,7 +7,7 @@ from typing import Any
 import anyio.to_thread
 
 from mcp_server_milvus.diagnosing.filters import Filter
-from mcp_server_milvus.diagnosing.findings import Findings, State, shown_filter, shown_score, shown_value
+from mcp_server_milvus.diagnosing.findings import EXPECTED, Findings, State, shown_filter, shown_score, shown_value
 from mcp_server_milvus.diagnosing.hits import is_within_bounds, unbounded
 from mcp_server_milvus.diagnosing.reading import Reading
 from mcp_server_milvus.diagnosing.sought import Leg
@@ -22,7 +22,6 @@ WINDOW = 1_024
 
 SHOWN_FIELDS = 4
 """Fields of the entity that a finding shows beside a leg that it does not match."""
-
 
 NPROBE, EF = 64, 256
 """Parameters with which an index looks further than by itself."""
@@ -49,7 +48,7 @@ class Expected:
 
     def problem(self, finding: str) -> None:
         """Puts down why it is not found."""
-        self.findings.tell("expected_id", State.PROBLEM, f"{self.name} {finding}")
+        self.findings.tell(EXPECTED, State.PROBLEM, f"{self.name} {finding}")
 
 
 async def check_expected(expected: Expected) -> None:
@@ -60,7 +59,7 @@ async def check_expected(expected: Expected) -> None:
         expected.problem("is the one that others are sought for, which is no hit of its own search")
         return
     if not expected.searches:
-        expected.findings.tell("expected_id", State.OK, f"{expected.name} is there and matches")
+        expected.findings.tell(EXPECTED, State.OK, f"{expected.name} is there and matches")
         return
     await _tell_blank_text(expected)
     await (_tell_rank(expected) if len(expected.searches) == 1 else _tell_fused_rank(expected))
@@ -73,7 +72,7 @@ async def _tell_blank_text(expected: Expected) -> None:
     for name in sorted(names):
         if not str(entity.get(name) or "").strip():
             told = f"{expected.name} has nothing in {name}, the text that it would be found by"
-            expected.findings.tell("expected_id", State.WARNING, told)
+            expected.findings.tell(EXPECTED, State.WARNING, told)
 
 
 async def _is_there(expected: Expected) -> bool:
@@ -101,7 +100,7 @@ async def _is_in_reach(expected: Expected) -> bool:
     failed = [place for place, leg in enumerate(legs) if not await reading.matches(key, leg)]
     told = [f"leg {place + 1} {shown_filter(legs[place])}" if len(legs) > 1 else "the filter" for place in failed]
     values = await _values(expected, [legs[place] for place in failed])
-    expected.problem(f"is filtered out by {' and '.join(told)}{f': it has {values}' if values else ''}")
+    expected.problem(f"is filtered out by {' and '.join(told) or 'the filter'}{f': it has {values}' if values else ''}")
     rest = expected.filter.without(failed[0]) if len(failed) == 1 and expected.filter.joined == "and" else ""
     do = f"search without leg {failed[0] + 1}" if rest else "search without the filter"
     expected.findings.search_with(State.PROBLEM, do, filter=rest or None, filter_params=None)
@@ -134,7 +133,7 @@ async def _tell_rank(expected: Expected) -> None:
     told = f"{standing}{f' of {expected.matched}' if standing.rank else ''} in {search.target.field.name}"
     hits = [key for key, _ in await search.keys_and_scores("", limit)]
     if expected.key in hits:
-        findings.tell("expected_id", State.OK, f"{expected.name} is hit {hits.index(expected.key) + 1}: {told}")
+        findings.tell(EXPECTED, State.OK, f"{expected.name} is hit {hits.index(expected.key) + 1}: {told}")
     elif standing.lacks:
         expected.problem(told)
     elif standing.score is not None and not is_within_bounds(search, standing.score):
@@ -214,7 +213,7 @@ async def _tell_fused_rank(expected: Expected) -> None:
     ]
     told = "; ".join([f"is {f'rank {rank}' if rank else 'not'} among {depth} candidates of each leg", *standings])
     if 0 < rank <= expected.limit:
-        expected.findings.tell("expected_id", State.OK, f"{expected.name} {told}")
+        expected.findings.tell(EXPECTED, State.OK, f"{expected.name} {told}")
         return
     expected.problem(f"{told}; limit is {expected.limit}")
     if rank:

@@ -37,7 +37,9 @@ SHOWN_ARGUMENTS = 1_000
 """Bytes of arguments that an advice repeats: a vector may take as many as all the rest of an answer."""
 
 MOST_ADVICE = 5
-NOTHING_WRONG = "nothing stands in the way; expected_id tells of one entity why it is a hit or none"
+EXPECTED = "expected_id"
+NOTHING_WRONG = "nothing: the search works, and finds it"
+NAME_ONE = "name in expected_id an entity that should be found: nothing else stands in the way"
 
 
 class State(StrEnum):
@@ -77,7 +79,7 @@ class Findings:
         """What to try: first what mends a problem."""
         found = [advice for state in (State.PROBLEM, State.WARNING) for each, advice in self._advice if each is state]
         if not found and all(check.state is State.OK for check in self.checks):
-            return [Advice(do=NOTHING_WRONG)]
+            return [Advice(do=NOTHING_WRONG if any(check.check == EXPECTED for check in self.checks) else NAME_ONE)]
         return [advice for place, advice in enumerate(found) if advice not in found[:place]][:MOST_ADVICE]
 
     def restart(self) -> None:

@@ -132,6 +132,7 @@ async def _read(
     unseen = await check_consistency(findings, reading, seen)
     await check_entities(findings, reading, seen, unseen)
     total = seen + unseen  # by now a read sees the others too
+    await app.report_progress(1, 3, "looking into the filter")
     filter_ = matched = None
     with findings.refused("filter"):
         filter_ = taken_apart(rendered(args.filter, args.filter_params))
@@ -142,6 +143,7 @@ async def _read(
         await check_whereabouts(findings, reading, filter_.text, matched)
     if args.id is not None:
         legs = [leg for each in legs if (leg := await with_own_value(reading, each, args.id, findings))]
+    await app.report_progress(2, 3, "searching")
     searches = [_search(reading, args, filter_, leg) for leg in legs]
     await _check_searches(findings, reading, legs, searches, args.limit or DEFAULT_LIMIT, matched)
     if args.expected_id is not None:

@@ -75,7 +75,9 @@ async def first_advice(agent: Agent, diagnosis: dict[str, Any]) -> dict[str, Any
 async def test_of_a_search_with_nothing_wrong_it_says_so_in_few_words(points: Agent) -> None:
     diagnosis = await points.call("diagnose_search", **POINTS, **SOUGHT, filter="year > 1955", expected_id=50)
     assert findings(diagnosis) == {}
-    assert "nothing" in diagnosis["next"][0]["do"]
+    assert diagnosis["next"] == [{"do": "nothing: the search works, and finds it"}]
+    unnamed = await points.call("diagnose_search", **POINTS, **SOUGHT)
+    assert "expected_id" in unnamed["next"][0]["do"]
     assert {"check": "load", "state": "ok"} in diagnosis["checks"]
     assert findings(diagnosis, but="problem")["filter"] == "170 of 200 entities match"
     assert "is hit 1" in findings(diagnosis, but="problem")["expected_id"]
@@ -298,6 +300,11 @@ async def test_masked_fields_tell_nothing_and_answers_stay_small(points: Agent, 
         other = json.dumps(await careful.call("diagnose_search", **POINTS, **SOUGHT, filter='colour == "red"'))
         assert "blue" not in other
         assert '\\"color' not in other
+        filtered = await careful.call("diagnose_search", **POINTS, **SOUGHT, filter="year > 1990", expected_id=3)
+        assert "blue" not in json.dumps(filtered)
+    async with agent_on(lite, **HAS_IT, mask_fields="*.vector") as careful:
+        for tool in ("search", "diagnose_search"):
+            assert (await careful.fails(tool, **POINTS, **SOUGHT))["code"] == "denied"
     async with agent_on(lite, **HAS_IT, max_result_bytes=1_024) as brief:
         long = " and ".join(f'color != "{"x" * 900}{n}"' for n in range(8))
         diagnosis = await brief.call("diagnose_search", **POINTS, **SOUGHT, filter=long, expected_id=170)
