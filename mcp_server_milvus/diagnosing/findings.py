@@ -33,6 +33,9 @@ SHOWN_FILTER, SHOWN_VALUE = 120, 60
 
 SOUGHT = frozenset({"text", "vector", "id"})
 
+OF_SEARCH_ALONE = frozenset({"anns_field", "radius", "range_filter", "exact", "params", "mode"})
+"""Arguments of a search that a query has not, which is advised where nothing is sought."""
+
 SHOWN_ARGUMENTS = 1_000
 """Bytes of arguments that an advice repeats: a vector may take as many as all the rest of an answer."""
 
@@ -108,6 +111,8 @@ class Findings:
         """Puts down the same search with these arguments changed; None leaves one out."""
         tool = "search" if SOUGHT & self.asked.keys() else "query"
         wanted = {name: value for name, value in {**self.asked, **changes}.items() if value is not None}
+        if tool == "query":
+            wanted = {name: value for name, value in wanted.items() if name not in OF_SEARCH_ALONE}
         if json_size(wanted) > SHOWN_ARGUMENTS:
             left_out = [name for name, value in changes.items() if value is None and name in self.asked]
             do = f"{do}: the other arguments as before{', without ' if left_out else ''}{', '.join(left_out)}"
