@@ -6,6 +6,7 @@ P: dict[str, Any] = {"collection_name": "p"}
 
 CALLS: dict[str, dict[str, Any]] = {
     "search": P | {"vector": [1, 2]},
+    "diagnose_search": P | {"vector": [1, 2]},
     "hybrid_search": P | {"legs": [{"vector": [1, 2]}, {"vector": [2, 1]}]},
     "aggregate": P,
     "run_analyzer": {"texts": ["a red apple"]},

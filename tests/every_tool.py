@@ -50,6 +50,7 @@ STEPS = (
     Step("count", EVERY),
     Step("aggregate", EVERY | {"aggregates": ["count"]}),
     Step("search", EVERY | {"vector": [1, 1]}),
+    Step("diagnose_search", EVERY | {"vector": [1, 1], "filter": "n > 3", "expected_id": 5}),
     Step("hybrid_search", EVERY | {"legs": [{"vector": [1, 1]}, {"vector": [2, 1]}], "filter": "n > 3"}),
     Step("run_analyzer", {"texts": ["a red apple"], "analyzer_params": {"tokenizer": "standard"}}),
     Step("export_file", EVERY | {"path": "every.jsonl"}),

@@ -47,12 +47,13 @@ LAYERS = {
     "rebinding": {"app", "embedding", "errors", "milvus", "vocabulary"},
     "signing": {"errors"},
     "losses": {"app", "compact", "dropped", "errors", "losses", "milvus", "text", "tool", "undo", "vocabulary"},
+    "diagnosing": {"app", "compact", "diagnosing", "errors", "milvus", "planning", "tool", "vocabulary"},
     "dropped": {"app", "errors", "milvus", "reach", "vocabulary"},
     "undo": {"app", "dropped", "errors", "milvus"},
     "restoring": {"app", "dropped", "errors", "milvus", "reach"},
     "tool": {"app", "errors", "vocabulary"},
     "tools": {
-        *("app", "compact", "dropped", "embedding", "errors", "filling", "losses", "milvus", "pieces"),
+        *("app", "compact", "diagnosing", "dropped", "embedding", "errors", "filling", "losses", "milvus", "pieces"),
         *("planning", "rebinding", "restoring", "settings", "text", "tool", "undo", "vocabulary"),
     },
 }

@@ -7,7 +7,7 @@ by which one hostile key deleted a whole collection.
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from mcp_server_milvus.errors import InvalidArgument, InvalidFilter
@@ -191,11 +191,16 @@ def both(first: str, second: str) -> str:
 
 @dataclass(frozen=True)
 class Token:
-    """One word of a filter: a string, number, name or mark, as it is written again. `value` is what a string says."""
+    """One word of a filter: a string, number, name or mark, as it is written again. `value` is what a string says.
+
+    It stood in `text[start:end]` of the filter.
+    """
 
     kind: str
     text: str
     value: str = ""
+    start: int = field(default=0, compare=False)
+    end: int = field(default=0, compare=False)
 
 
 def understood(text: str) -> list[Token]:
@@ -214,12 +219,13 @@ def understood(text: str) -> list[Token]:
                 f"filter: {text[place]!r} is not understood here\n{pointed(text, place + 1)}",
                 hint='a filter reads like: year > 1990 and title like "a%" and tag in ["x", "y"]',
             )
+        span = place, found.end()
         place = found.end()
         if found.lastgroup == "string":
             value = re.sub(r"\\(.)", lambda escape: UNESCAPED.get(escape[1], escape[1]), found.group()[1:-1])
-            tokens.append(Token("string", literal(value), value))
+            tokens.append(Token("string", literal(value), value, *span))
         elif found.lastgroup:
-            tokens.append(Token(found.lastgroup, found.group()))
+            tokens.append(Token(found.lastgroup, found.group(), "", *span))
     _require_closed(canonical(tokens))
     return tokens
 

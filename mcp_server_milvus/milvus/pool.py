@@ -138,7 +138,7 @@ class ClientPool:
         if not self._reach.sees_database(db_name):
             db_name = self._absent  # Milvus itself says that it is not there
         try:
-            with _Translation(self.tried), anyio.fail_after(seconds or limit):
+            with Translation(self.tried), anyio.fail_after(seconds or limit):
                 async with self._limiter:
                     waiting = False
                     connection = self._ready(db_name)
@@ -276,7 +276,7 @@ async def _close_unused(connection: _Connection) -> None:
             await connection.client.close()
 
 
-class _Translation:
+class Translation:
     """A block that every failure leaves as one of our errors."""
 
     def __init__(self, tried: str) -> None:

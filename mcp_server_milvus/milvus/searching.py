@@ -4,22 +4,27 @@ import math
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
+from mcp_server_milvus.errors import NotFound
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW
 from mcp_server_milvus.milvus.exact import ExactScores
-from mcp_server_milvus.milvus.filters import after_key, both
+from mcp_server_milvus.milvus.filters import after_key, both, keys_filter
 from mcp_server_milvus.milvus.paging import FieldsByKey, Hit
 from mcp_server_milvus.milvus.ranking import Key, Scored, meaning_and_words
 from mcp_server_milvus.milvus.scanning import Entity, Source
-from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.milvus.schema import CollectionSchema, Field
 from mcp_server_milvus.milvus.targets import GROUPED_REACH, Target
 from mcp_server_milvus.milvus.waiting import ReportProgress
+from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.client import Client
+
+BYTE_VECTORS = frozenset({DataType.BINARY_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR})
+"""Types whose stored vectors pymilvus returns as a list of one piece of bytes."""
 
 RANGED_REACH = 5
 """Hits that Milvus Lite ranks for each that it returns within a radius."""
@@ -101,6 +106,31 @@ class Search:
         radius, best = self.target.params.get("radius"), self.target.params.get("range_filter")
         is_near = radius is None or direction * score < direction * radius
         return is_near and (best is None or direction * score >= direction * best)
+
+
+async def own_value(
+    client: "Client",
+    collection_name: str,
+    schema: CollectionSchema,
+    key: Key,
+    field: Field,
+    consistency_level: ConsistencyLevel | None = None,
+) -> Any:
+    """What an entity is searched by: what it has in the field, or in the text from which Milvus makes that.
+
+    Raises:
+        NotFound: there is no such entity, or it has no value there.
+    """
+    source = schema.text_source_of(field.name)
+    name = source.inputs[0] if source else field.name
+    matching = keys_filter(schema, [key])
+    entities = await client.read_matching(
+        collection_name, matching, schema, output_fields=[name], consistency_level=consistency_level
+    )
+    value = entities[0].get(name) if entities else None
+    if value is None:
+        raise NotFound(f"id: {schema.name} has no entity {key!r} with a value in {name}")
+    return cast("list[Any]", value)[0] if field.type in BYTE_VECTORS and isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

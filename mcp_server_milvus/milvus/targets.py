@@ -1,8 +1,8 @@
 """What is searched for, in which vector field, by which metric: decided from the schema before any request."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from mcp_server_milvus.errors import Conflict, InvalidArgument
 from mcp_server_milvus.milvus.capabilities import Backend
@@ -62,6 +62,12 @@ class Target:
         Milvus Lite does; and a filter of ours would change its BM25 scores, which depend on what else matches.
         """
         return self.sign < 0
+
+    def within(self, radius: float | None, range_filter: float | None) -> Self:
+        """The same, with only those hits whose scores are between these bounds."""
+        bounds = {"radius": radius, "range_filter": range_filter}
+        bounded = {name: self.sign * bound for name, bound in bounds.items() if bound is not None}
+        return replace(self, params=dict(self.params) | bounded) if bounded else self
 
     def search_params(self, reach: int) -> dict[str, Any]:
         """What a search sends that must look at so many entities."""

@@ -49,6 +49,23 @@ def distances(kind: DataType, metric_type: str, sought: Any, stored: Sequence[An
     return [float(score) for score in scores]
 
 
+def lengths(kind: DataType, stored: Sequence[Any]) -> list[float]:
+    """The Euclidean length of each vector; of bits, how many are set. With NaN or infinity it is not finite."""
+    if not stored:
+        return []
+    with np.errstate(invalid="ignore"):
+        squares = (_matrix(kind, stored) ** 2).sum(axis=1, dtype=np.float64)
+    return [float(length) for length in (squares if kind is DataType.BINARY_VECTOR else np.sqrt(squares))]
+
+
+def most_alike(kind: DataType, stored: Sequence[Any]) -> int:
+    """How many of the vectors are the same one, at most."""
+    if not stored:
+        return 0
+    _, counts = np.unique(_matrix(kind, stored), axis=0, return_counts=True)
+    return int(counts.max())
+
+
 def _bit_distances(metric_type: str, one: Any, many: Any) -> list[float]:
     differing = (one != many).sum(axis=1)
     if metric_type == MetricType.HAMMING:

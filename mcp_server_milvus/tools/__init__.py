@@ -11,6 +11,7 @@ from mcp_server_milvus.tools import (
     analyzers,
     collections,
     databases,
+    diagnosis,
     entities,
     files,
     hybrid,
@@ -25,6 +26,7 @@ from mcp_server_milvus.tools import (
 
 TOOLS: tuple[Tool[Any, Any], ...] = (
     *search.TOOLS,
+    *diagnosis.TOOLS,
     *aggregates.TOOLS,
     *hybrid.TOOLS,
     *analyzers.TOOLS,

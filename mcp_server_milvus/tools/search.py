@@ -1,36 +1,33 @@
 """Search: the entities whose vectors are nearest."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, WithJsonSchema
 
 from mcp_server_milvus.app import App
-from mcp_server_milvus.errors import InvalidArgument, NotFound, NotSupported
+from mcp_server_milvus.errors import InvalidArgument, NotSupported
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW, Backend, Feature
 from mcp_server_milvus.milvus.filter_help import near_misses
-from mcp_server_milvus.milvus.filters import both, checked_key, keys_filter, literal, rendered
+from mcp_server_milvus.milvus.filters import both, checked_key, literal, rendered
 from mcp_server_milvus.milvus.hit_pages import Turn, Turned, exact_page, first_page, fused_page, later_page
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.paging import Position, decoded_position
 from mcp_server_milvus.milvus.results import Page, Passages, cursor_fingerprint, decode_cursor, encode_cursor
 from mcp_server_milvus.milvus.scanning import Source
-from mcp_server_milvus.milvus.searching import CANDIDATES, Search
+from mcp_server_milvus.milvus.searching import CANDIDATES, Search, own_value
 from mcp_server_milvus.milvus.specs import Level
 from mcp_server_milvus.milvus.targets import Target, packed, target_of, vector_field
 from mcp_server_milvus.planning import Asked, Plan, planned
 from mcp_server_milvus.tool import BoundedOutput, Input, Output, tool
-from mcp_server_milvus.vocabulary import DataType, Effect, FunctionType, SearchMode, Toolset
+from mcp_server_milvus.vocabulary import Effect, FunctionType, SearchMode, Toolset
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus import schema as schemas
     from mcp_server_milvus.milvus.client import Client
     from mcp_server_milvus.milvus.schema import CollectionSchema
 
-
-BYTE_VECTORS = frozenset({DataType.BINARY_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR})
-"""Types whose stored vectors pymilvus returns as a list of one piece of bytes."""
 
 LONG_TEXT = 500
 """Characters from which a hit shows a passage instead."""
@@ -243,29 +240,15 @@ def _target(
     params = {
         name: value for name, value in args.params.items() if len(legs) == 1 or (name in LEXICAL_PARAMS) == by_words
     }
-    target = target_of(schema, field, data, params, backend)
-    bounds = {"radius": args.radius, "range_filter": args.range_filter}
-    bounded = {name: target.sign * bound for name, bound in bounds.items() if bound is not None}
-    return replace(target, params=dict(target.params) | bounded) if bounded else target
+    return target_of(schema, field, data, params, backend).within(args.radius, args.range_filter)
 
 
 async def _given(client: "Client", schema: "CollectionSchema", args: SearchInput, field: "schemas.Field") -> Any:
-    """The vector to search with; of an entity, what it has in the field, or in the text that Milvus makes it from."""
+    """The vector to search with, or the value of the entity that was named."""
     if args.vector is not None:
         return packed(field, args.vector)
-    source = schema.text_source_of(field.name)
-    name = source.inputs[0] if source else field.name
-    rows = await client.read_matching(
-        args.collection_name,
-        keys_filter(schema, [args.id if args.id is not None else ""]),
-        schema,
-        output_fields=[name],
-        consistency_level=args.consistency_level,
-    )
-    value = rows[0].get(name) if rows else None
-    if value is None:
-        raise NotFound(f"id: {schema.name} has no entity {args.id!r} with a value in {name}")
-    return cast("list[Any]", value)[0] if field.type in BYTE_VECTORS and isinstance(value, list) else value
+    key = args.id if args.id is not None else ""
+    return await own_value(client, args.collection_name, schema, key, field, args.consistency_level)
 
 
 def _position(args: SearchInput, legs: tuple[Search, ...], fingerprint: str) -> Position:
