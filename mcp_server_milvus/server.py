@@ -12,21 +12,36 @@ from typing import Any, cast
 import anyio
 import anyio.to_thread
 from mcp.server.caching import CacheHint
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.tools import Tool as SdkTool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
-from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, TextContent, ToolAnnotations
+from mcp_types import (
+    CallToolResult,
+    Completion,
+    CompletionArgument,
+    CompletionContext,
+    GetPromptResult,
+    InputRequiredResult,
+    TextContent,
+    ToolAnnotations,
+)
+from mcp_types import Prompt as ListedPrompt
+from mcp_types import Resource as ListedResource
+from mcp_types import ResourceTemplate as ListedTemplate
 from mcp_types import Tool as ListedTool
 from pydantic import PrivateAttr
 
-from mcp_server_milvus import __version__, audit
+from mcp_server_milvus import __version__, audit, prompts, resources, undo
 from mcp_server_milvus.app import App
 from mcp_server_milvus.callers import current_caller
+from mcp_server_milvus.completions import completed
 from mcp_server_milvus.confirming import confirmed, state_security
 from mcp_server_milvus.content import Told, told_error, told_result
 from mcp_server_milvus.errors import DeadlineExceeded, Denied, Error, Internal, InvalidArgument, LimitExceeded
+from mcp_server_milvus.instructions import instructions
 from mcp_server_milvus.limits import lowered, within_limits
+from mcp_server_milvus.notices import tell, tell_of_list
 from mcp_server_milvus.policy import Policy
 from mcp_server_milvus.settings import Settings, nearest
 from mcp_server_milvus.tool import CONFIRM, Input, Tool
@@ -38,20 +53,6 @@ LONGEST_NAME = 80
 """Characters of the name of a tool that there is not, in logs."""
 
 LOGGER = logging.getLogger("mcp_server_milvus")
-
-INSTRUCTIONS = """\
-A Milvus vector database. list_collections and describe_collection show what is there; describe_collection gives an \
-example entity and an example search for each collection.
-{use}
-For a question about many entities use aggregate or query with order_by instead of reading them.
-Errors are {{code, message, hint, retriable}}: do what the hint says. Whole numbers beyond 2^53 travel as strings."""
-
-KEEPING = """\
-To keep text and find it by {how}: create_collection with text_field; insert entities without vectors (chunk_size \
-splits long texts); search with text. Never make up a vector.
-With vectors of your own: create_collection with dimension, insert entities {{id, vector, ...}}, search with vector."""
-
-FINDING = "To find text by {how}: search with text. Never make up a vector."
 
 
 def build_server(app: App, tools: Iterable[Tool[Any, Any]], **options: Any) -> MCPServer[None]:
@@ -75,15 +76,15 @@ def build_server(app: App, tools: Iterable[Tool[Any, Any]], **options: Any) -> M
     )
     server.known = {tool.name: tool for tool in offered}
     server.seen_now = lambda: app.seen_by(current_caller(authenticated=authenticated))
+    server.completion()(server.complete)
     return server
 
 
 def _instructions(app: App, tools: Iterable[Tool[Any, Any]]) -> str:
     """How the server is used, by whoever its settings let do the most."""
     most = Policy(app.settings)
-    can_keep = {"create_collection", "insert"} <= {tool.name for tool in tools if most.permits(tool)}
-    how = "meaning and words" if app.embedders else "its words"
-    return INSTRUCTIONS.format(use=(KEEPING if can_keep else FINDING).format(how=how))
+    names = [tool.name for tool in tools if most.permits(tool)]
+    return instructions(app.settings, names, has_embedder=bool(app.embedders), keeps_undo=undo.is_on(app))
 
 
 def annotations(tool: Tool[Any, Any]) -> ToolAnnotations:
@@ -256,18 +257,42 @@ class _MilvusServer(MCPServer[None]):
 
     known: Mapping[str, "_SdkTool"] = MappingProxyType({})
     seen_now: Callable[[], App]
+    _lists_collections = True
 
     async def list_tools(self) -> list[ListedTool]:
         await anyio.to_thread.run_sync(_make_schemas, self.known.values())
         policy = self.seen_now().policy
         return [tool for tool in await super().list_tools() if policy.permits(self.known[tool.name].wrapped)]
 
+    async def list_resources(self) -> list[ListedResource]:
+        app = self.seen_now()
+        self._lists_collections = bool(app.clients.connections)
+        return await resources.listed(app, self._names(app), self._asking(app))
+
+    async def list_resource_templates(self) -> list[ListedTemplate]:
+        return resources.templates(self._names(self.seen_now()))
+
+    async def read_resource(
+        self, uri: Any, context: Context[None, Any] | None = None
+    ) -> Iterable[ReadResourceContents]:
+        app = self.seen_now()
+        text, media_type = await resources.read(app, str(uri), self._names(app), self._asking(app, context))
+        return [ReadResourceContents(content=text, mime_type=media_type)]
+
+    async def list_prompts(self) -> list[ListedPrompt]:
+        return prompts.listed(self._names(self.seen_now()))
+
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Context[None, Any] | None = None
-    ) -> GetPromptResult | InputRequiredResult:
-        if name not in {prompt.name for prompt in await self.list_prompts()}:  # the SDK calls that a fault of ours
-            raise MCPError(INVALID_PARAMS, f"there is no prompt {name[:LONGEST_NAME]!r}")
-        return await super().get_prompt(name, arguments, context)
+    ) -> GetPromptResult:
+        del context
+        return prompts.filled(name, arguments or {}, self._names(self.seen_now()))
+
+    async def complete(self, _: Any, argument: CompletionArgument, given: CompletionContext | None) -> Completion:
+        """The names that an argument of a template or a prompt can have."""
+        app = self.seen_now()
+        others = (given and given.arguments) or {}
+        return await completed(argument.name, argument.value, others, self._names(app), self._asking(app))
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
@@ -276,6 +301,31 @@ class _MilvusServer(MCPServer[None]):
         if tool and app.policy.permits(tool.wrapped):
             return await super().call_tool(name, arguments, context)
         return await refused(name, app, [tool.wrapped for tool in self.known.values()], arguments, context)
+
+    async def tell(
+        self, tool: Tool[Any, Any], arguments: dict[str, Any], context: Context[Any, Any], settings: Settings
+    ) -> None:
+        """Tells clients what a call that has succeeded has changed for them."""
+        if not self._lists_collections:  # the database is used for the first time since the resources were listed
+            self._lists_collections = True
+            await tell_of_list(settings.transport, context)
+        await tell(tool, arguments, settings.db_name, settings.transport, context)
+
+    def _names(self, app: App) -> list[str]:
+        """The tools that the caller may call."""
+        return [name for name, tool in self.known.items() if app.policy.permits(tool.wrapped)]
+
+    def _asking(self, app: App, context: Context[Any, Any] | None = None) -> resources.Ask:
+        """Calls a tool that the caller may call, for what is no call of theirs."""
+
+        async def ask(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+            result = cast("CallToolResult", await call(self.known[name].wrapped, app, arguments, context))
+            structured = cast("dict[str, Any]", result.structured_content)
+            if result.is_error:
+                raise resources.failed(structured)
+            return structured
+
+        return ask
 
 
 class _SdkTool(SdkTool):
@@ -294,7 +344,10 @@ class _SdkTool(SdkTool):
 
         async def run(arguments: dict[str, Any], context: Context[Any, Any]) -> CallToolResult | InputRequiredResult:
             seen = app.seen_by(current_caller(authenticated=authenticated))
-            return await call(tool, replace(seen, report_progress=context.report_progress), arguments, context)
+            result = await call(tool, replace(seen, report_progress=context.report_progress), arguments, context)
+            if not authenticated and isinstance(result, CallToolResult) and not result.is_error:
+                await cast("_MilvusServer", context.mcp_server).tell(tool, arguments, context, app.settings)
+            return result
 
         wrapped = cls(
             fn=run,

@@ -23,7 +23,10 @@ PROTOCOL = {"mcp", "mcp_types", "starlette", "uvicorn", "sse_starlette"}
 """What only the parts that speak MCP may import."""
 
 LAYERS = {
+    "addresses": set[str](),
     "compact": set[str](),
+    "guides": {"errors", "milvus", "vocabulary"},
+    "instructions": {"settings", "vocabulary"},
     "errors": set[str](),
     "importing": set[str](),
     "vocabulary": set[str](),
@@ -53,8 +56,8 @@ LAYERS = {
     "restoring": {"app", "dropped", "errors", "milvus", "reach"},
     "tool": {"app", "errors", "vocabulary"},
     "tools": {
-        *("app", "compact", "diagnosing", "dropped", "embedding", "errors", "filling", "losses", "milvus", "pieces"),
-        *("planning", "rebinding", "restoring", "settings", "text", "tool", "undo", "vocabulary"),
+        *("addresses", "app", "compact", "diagnosing", "dropped", "embedding", "errors", "filling", "losses", "milvus"),
+        *("pieces", "planning", "rebinding", "restoring", "settings", "text", "tool", "undo", "vocabulary"),
     },
 }
 """The parts of the package that know no MCP, and what each may import of the others."""

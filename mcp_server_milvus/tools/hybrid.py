@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import anyio
 from pydantic import Field, WithJsonSchema
 
+from mcp_server_milvus.addresses import entity_template
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import InvalidArgument, NotSupported
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW, Backend, Feature
@@ -86,6 +87,7 @@ class HybridSearchOutput(BoundedOutput):
 
     hits: list[dict[str, Any]] = Field(description="{id, score, fields}; a larger score is better")
     fused_by: str = Field(description="milvus, or this server where Milvus cannot")
+    entity_uri: str | None = Field(default=None, description="Address of a hit, to cite it by")
     loaded: bool | None = None
 
 
@@ -134,9 +136,11 @@ async def _fused(
     page = Page(schema, app.settings.max_result_bytes, frozenset(args.output_fields or ()))
     if client.backend.has(Feature.HYBRID_SEARCH):
         given, found = await _fused_by_milvus(page, fields, args, legs, ranker, grouping)
-        return _output(page, args, given, found, "milvus")
-    hits = await _fused_here(fields, args, legs, ranker)
-    return _output(page, args, await fields.fill(page, hits), len(hits), "this server")
+        output = _output(page, args, given, found, "milvus")
+    else:
+        hits = await _fused_here(fields, args, legs, ranker)
+        output = _output(page, args, await fields.fill(page, hits), len(hits), "this server")
+    return output.model_copy(update={"entity_uri": entity_template(client.database, args.collection_name)})
 
 
 def _require_within(what: str, number: float, least: float, most: float) -> None:

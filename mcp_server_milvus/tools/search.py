@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, WithJsonSchema
 
+from mcp_server_milvus.addresses import entity_template
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import InvalidArgument, NotSupported
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW, Backend, Feature
@@ -87,6 +88,7 @@ class SearchOutput(BoundedOutput):
         "relative: 1 is the same meaning in the same words"
     )
     anns_field: str | None = None
+    entity_uri: str = Field(description="Address of a hit, to cite it by")
     next_cursor: str | None = None
     plan: PlanOutput | None = Field(default=None, description="How the hits were found, if that matters")
     loaded: bool | None = Field(default=None, description="The collection was loaded for this call")
@@ -299,6 +301,7 @@ def _output(this: _Call, turned: Turned) -> SearchOutput:
         hits=page.entities,
         metric_type="relative" if is_fused else this.search.target.metric_type,
         anns_field=None if is_fused else this.search.target.field.name,
+        entity_uri=entity_template(this.search.client.database, args.collection_name),
         plan=_plan(this, turned.why or _note(this)),
         applied_limits=limits or None,
     )

@@ -14,6 +14,7 @@ from typing import Any, cast
 import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from mcp.server import MCPServer
+from mcp.server.lowlevel import NotificationOptions
 from mcp.server.runner import serve_dual_era_loop
 from mcp.shared.message import SessionMessage
 from mcp_types import (
@@ -43,7 +44,7 @@ async def serve_stdio(server: MCPServer[Any], *, drain_seconds: float = 60) -> N
     Calls in flight are then answered, for at most `drain_seconds`, and everything is written out before this returns.
     """
     lowlevel = server._lowlevel_server  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    options = lowlevel.create_initialization_options()
+    options = lowlevel.create_initialization_options(NotificationOptions(resources_changed=True))
     reader = asyncio.StreamReader(limit=MESSAGE_LIMIT)
     lines, calls = _Lines(reader), _Calls()
 
