@@ -6,8 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-LOCK := uv pip compile pyproject.toml --group dev --group live --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock" --quiet
 
 # pyright asks no registry whether it is the newest.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -40,7 +40,9 @@ contracts: $(STAMP)
 
 lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
-	$(LOCK) --upgrade --output-file requirements.lock
+	$(LOCK) --upgrade pyproject.toml --group dev --group live --output-file requirements.lock
+	$(LOCK) --constraint requirements.lock pyproject.toml --output-file requirements-runtime.lock
+	$(LOCK) --constraint requirements.lock --group build --output-file requirements-build.lock
 
 clean:
 	rm -rf .venv .interop .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis build dist
