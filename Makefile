@@ -12,7 +12,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-
 # pyright asks no registry whether it is the newest.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test stress interop check coverage contracts lock clean
+.PHONY: demo test stress interop installed check coverage contracts build mcpb lock clean
 
 demo: $(STAMP)
 	@$(BIN)/mcp-server-milvus demo
@@ -24,7 +24,10 @@ stress: $(STAMP)
 	@$(BIN)/pytest tests/stress --numprocesses 2 --dist loadgroup
 
 interop: $(STAMP)
-	@$(BIN)/python tests/interop/run.py conformance inspector openai_agents pydantic_ai lowest
+	@$(BIN)/python tests/interop/run.py conformance inspector openai_agents pydantic_ai
+
+installed: $(STAMP)
+	@$(BIN)/python tests/interop/run.py installed bundle lowest
 
 coverage: $(STAMP)
 	@$(BIN)/pytest --ignore tests/stress --numprocesses 3 --dist loadgroup --cov --cov-report=term
@@ -37,6 +40,12 @@ check: $(STAMP)
 
 contracts: $(STAMP)
 	$(BIN)/python tools/generate.py
+
+build: $(STAMP)
+	@$(BIN)/python -m hatchling build --clean
+
+mcpb: $(STAMP)
+	@$(BIN)/python tools/bundle.py dist
 
 lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }

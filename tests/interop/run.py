@@ -174,6 +174,7 @@ def bundle() -> None:
         built = run([sys.executable, ROOT / "tools" / "bundle.py", temporary], cwd=ROOT).strip()
         run([*mcpb, "unpack", built, folder])
         run([*mcpb, "validate", folder / "manifest.json"])
+        run([uv / "uv", "sync", "--quiet", "--project", folder])  # the SDK's client hands on no certificates of ours
         for given in ({}, {"uri": "", "data_dir": str(folder / "data"), "read_only": False}):
             config = json.loads(run([mcpb[0], HERE / "mcpb_host.mjs", mcpb[1], folder, json.dumps(given)]))
             environ = [f"{name}={value}" for name, value in config["env"].items()]
