@@ -1,4 +1,4 @@
-"""Builds the bundle that Claude Desktop installs by a double click: mcp-server-milvus.mcpb, in the folder that is named.
+"""Builds mcp-server-milvus.mcpb, the bundle that Claude Desktop installs by a double click.
 
 It holds the wheel; everything else is fetched by the host's uv on the user's machine, in the versions of
 requirements-runtime.lock. Built twice from the same source, it is the same to the byte.
@@ -105,7 +105,10 @@ def manifest() -> dict[str, Any]:
             name: {**asked, "description": f"{Settings.model_fields[name].description}.", "required": False}
             for name, asked in ASKED.items()
         },
-        "tools": [{"name": tool.name, "description": tool.description} for tool in Policy(Settings()).offered(TOOLS)],
+        "tools": [
+            {"name": tool.name, "description": tool.description}
+            for tool in Policy(Settings.model_validate({})).offered(TOOLS)
+        ],
         "compatibility": {
             "platforms": ["darwin", "linux", "win32"],
             "runtimes": {"python": PROJECT["requires-python"]},

