@@ -20,6 +20,6 @@ ENV PATH=/opt/mcp-server-milvus/bin:$PATH MILVUS_MCP_DATA_DIR=/data
 USER 10001
 WORKDIR /home/milvus
 VOLUME /data
-# Over stdio there is no port to ask: the container lives as long as its client.
+# Asks over HTTP if the environment says so (a flag is not seen here); over stdio there is no port to ask.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 CMD ["python", "-c", "import os, urllib.request; os.environ.get('MILVUS_MCP_TRANSPORT', 'stdio') == 'stdio' or urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('MILVUS_MCP_PORT', '8000') + '/health/live', timeout=4)"]
 ENTRYPOINT ["mcp-server-milvus"]
