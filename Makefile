@@ -6,13 +6,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-LOCK := uv pip compile pyproject.toml --group dev --group live --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock" --quiet
 
 # pyright asks no registry whether it is the newest.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test stress interop check coverage contracts lock clean
+.PHONY: demo test stress interop installed check coverage contracts build mcpb lock clean
 
 demo: $(STAMP)
 	@$(BIN)/mcp-server-milvus demo
@@ -24,7 +24,10 @@ stress: $(STAMP)
 	@$(BIN)/pytest tests/stress --numprocesses 2 --dist loadgroup
 
 interop: $(STAMP)
-	@$(BIN)/python tests/interop/run.py conformance inspector openai_agents pydantic_ai lowest
+	@$(BIN)/python tests/interop/run.py conformance inspector openai_agents pydantic_ai
+
+installed: $(STAMP)
+	@$(BIN)/python tests/interop/run.py installed bundle lowest
 
 coverage: $(STAMP)
 	@$(BIN)/pytest --ignore tests/stress --numprocesses 3 --dist loadgroup --cov --cov-report=term
@@ -38,9 +41,17 @@ check: $(STAMP)
 contracts: $(STAMP)
 	$(BIN)/python tools/generate.py
 
+build: $(STAMP)
+	@$(BIN)/python -m hatchling build --clean
+
+mcpb: $(STAMP)
+	@$(BIN)/python tools/bundle.py dist
+
 lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
-	$(LOCK) --upgrade --output-file requirements.lock
+	$(LOCK) --upgrade pyproject.toml --group dev --group live --output-file requirements.lock
+	$(LOCK) --constraint requirements.lock pyproject.toml --output-file requirements-runtime.lock
+	$(LOCK) --constraint requirements.lock --group build --output-file requirements-build.lock
 
 clean:
 	rm -rf .venv .interop .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis build dist

@@ -41,6 +41,9 @@ HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:(\*|[0-9]{1,5}))?")
 LONGEST_PREFIX = 1_000
 """Characters that may be put before a text."""
 
+UNFILLED = re.compile(r"\$\{user_config\.\w+\}")
+"""What a host that installs bundles leaves in a variable for which its user gave nothing."""
+
 UNPREFIXED = {"MILVUS_URI": "uri", "MILVUS_TOKEN": "token", "MILVUS_DB": "db_name"}
 
 
@@ -485,16 +488,20 @@ def _from_dotenv() -> Mapping[str, Any]:
 def _from_environment(source: EnvSettingsSource) -> Mapping[str, Any]:
     known = {PREFIX + name.upper(): name for name in Settings.model_fields if name not in FILE_ONLY}
     values: dict[str, Any] = {
-        UNPREFIXED[name]: value for name, value in source.env_vars.items() if name in UNPREFIXED and value
+        UNPREFIXED[name]: value for name, value in source.env_vars.items() if name in UNPREFIXED and _is_given(value)
     }
     for name, value in source.env_vars.items():
         if not name.startswith(PREFIX) or name == PREFIX + "CONFIG":
             continue
         if name not in known:
             raise SettingsError(f"unknown variable {name}{nearest(name, known)}")
-        if value:
+        if _is_given(value):
             values[known[name]] = value
     return values
+
+
+def _is_given(value: str | None) -> bool:
+    return bool(value) and not UNFILLED.fullmatch(value or "")
 
 
 def _described(error: ValidationError) -> str:

