@@ -19,6 +19,7 @@ from mcp_server_milvus.server import annotations, build_server, call, refused
 from mcp_server_milvus.settings import Settings, SettingsError
 from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.tools import TOOLS
+from mcp_server_milvus.tracing import tracing
 from mcp_server_milvus.vocabulary import MilvusIdentity, Transport
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ async def _over_stdio(app: App, tools: Sequence[Tool[Any, Any]]) -> None:
         raise SettingsError("milvus_identity caller: its accounts come in headers; set transport http")
     if app.settings.auth_tokens or app.settings.auth_issuer:
         raise SettingsError("auth_tokens, auth_issuer: stdio has one client and no tokens; set transport http")
-    await serve_stdio(build_server(app, tools))  # which imports pymilvus for the first call: many hosts never make one
+    server = build_server(app, tools)
+    async with tracing(server):
+        await serve_stdio(server)  # which imports pymilvus for the first call: many hosts never make one
 
 
 async def _over_http(app: App, tools: Sequence[Tool[Any, Any]], inherited: "Inherited | None") -> None:
@@ -78,7 +81,7 @@ async def _over_http(app: App, tools: Sequence[Tool[Any, Any]], inherited: "Inhe
         server = build_server(seen, tools, **asked)
         if metrics:
             metrics.watch(app, sessions_of(server))
-        async with _warming_up(server, app):
+        async with tracing(server), _warming_up(server, app):
             health = Health(partial(milvus_answers, app))
             asking = [tool.name for tool in tools if tool.is_confirmed]
             await serve_http(server, settings, Beside(verifier, health, metrics, inherited, asking))

@@ -59,8 +59,17 @@ LAYERS = {
 }
 """The parts of the package that know no MCP, and what each may import of the others."""
 
-READERS_OF_THE_ENVIRONMENT = {"cli", "settings", "titles", "milvus.engine", "milvus.embedded", "transports.workers"}
-"""`titles` takes the secrets out of the arguments; the others are an engine's `main`, and what processes inherit."""
+READERS_OF_THE_ENVIRONMENT = {
+    "cli",
+    "settings",
+    "titles",
+    "tracing",
+    "milvus.engine",
+    "milvus.embedded",
+    "transports.workers",
+}
+"""`titles` takes the secrets out of the arguments, and `tracing` is asked for by standard variables; the others are an
+engine's `main`, and what processes inherit."""
 
 MADE_TO_CHANGE = {
     *("Condition", "ContextVar", "Counter", "Event", "Lock", "OrderedDict", "Queue", "RLock", "Semaphore"),

@@ -78,7 +78,7 @@ def test_a_json_line_is_one_object_whatever_is_logged(hostile: str) -> None:
         logger.warning(
             "%s", hostile, extra={"tool": hostile, "caller": hostile, "outcome": hostile, "unknown": hostile}
         )
-        logger.exception(hostile, exc_info=ValueError(hostile))
+        logger.error(hostile, exc_info=ValueError(hostile))
     assert len(log.objects) == 2
     for line, told in zip(log.lines, log.objects, strict=True):
         assert line.isascii()
@@ -100,7 +100,7 @@ def test_no_string_of_a_json_line_has_a_secret() -> None:
         logger.warning("connecting to http://root:hunter2@milvus:19530")
         logger.warning("%d of it", SECRET)
         logger.warning("its own", extra={"secrets": Secrets(("its own",))})
-        logger.exception("failed", exc_info=RuntimeError(f"refused: {SECRET}"))
+        logger.error("failed", exc_info=RuntimeError(f"refused: {SECRET}"))
     assert json.dumps(SECRET)[1:-1] not in "".join(log.lines)
     assert "hunter2" not in "".join(log.lines)
     first, *_, own, failed = log.objects

@@ -49,6 +49,7 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 from mcp_server_milvus.milvus.answers import entities_in
 from mcp_server_milvus.milvus.capabilities import Backend
 from mcp_server_milvus.milvus.guard import Guard, GuardedStub
+from mcp_server_milvus.milvus.spans import is_traced, traced
 from mcp_server_milvus.reach import Reach
 from mcp_server_milvus.request_ids import UNDER_WAY
 
@@ -134,7 +135,7 @@ class Mended(AsyncMilvusClient):
     async def _guarded(self) -> Any:
         """The handler of pymilvus, whose requests can be cancelled; of a client that a caller sees, they are judged."""
         handler: Any = copy.copy(await _cancellable(AsyncMilvusClient._get_connection(self._shared or self)))
-        stub = handler._async_stub = _Stub(handler._async_stub)
+        stub = handler._async_stub = _Stub(handler._async_stub, self.database)
         if self.guard:
             self.guard.stub = stub
             handler._async_stub = GuardedStub(self.guard)
@@ -225,16 +226,19 @@ class _Handler:
 
 
 class _Stub:
-    """A stub whose calls can be cancelled."""
+    """A stub whose calls can be cancelled, and traced."""
 
-    def __init__(self, stub: Any) -> None:
+    def __init__(self, stub: Any, db_name: str) -> None:
         self._stub = stub
+        self._db_name = db_name
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         send = getattr(self._stub, name)
 
-        async def sent(*args: Any, **options: Any) -> Any:
-            return await _cancellable(send(*args, **options))
+        async def sent(request: Any, **options: Any) -> Any:
+            if is_traced():
+                return await traced(name, self._db_name, request, lambda: _cancellable(send(request, **options)))
+            return await _cancellable(send(request, **options))
 
         return sent
 
