@@ -15,6 +15,7 @@ from mcp_types import CallToolResult
 from mcp_server_milvus.app import App, open_app
 from mcp_server_milvus.compact import compact
 from mcp_server_milvus.policy import Policy
+from mcp_server_milvus.progress_bar import shown_progress
 from mcp_server_milvus.server import annotations, build_server, call, refused
 from mcp_server_milvus.settings import Settings, SettingsError
 from mcp_server_milvus.tool import Tool
@@ -103,7 +104,9 @@ async def call_once(settings: Settings, name: str, arguments: dict[str, Any]) ->
             error = cast("dict[str, Any]", (await refused(name, app, TOOLS, arguments)).structured_content)
             print(f"mcp-server-milvus: {error['message']}; {error['hint']}", file=sys.stderr)
             return USAGE_ERROR
-        result = cast("CallToolResult", await call(tools[name], app, arguments))  # nobody can be asked in between
+        async with shown_progress(sys.stderr) as report:
+            seen = replace(app, report_progress=report) if report else app
+            result = cast("CallToolResult", await call(tools[name], seen, arguments))  # nobody can be asked in between
     print(compact(result.structured_content))
     return TOOL_ERROR if result.is_error else 0
 

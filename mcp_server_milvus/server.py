@@ -20,7 +20,7 @@ from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequ
 from mcp_types import Tool as ListedTool
 from pydantic import PrivateAttr
 
-from mcp_server_milvus import __version__, audit
+from mcp_server_milvus import __version__, audit, progress
 from mcp_server_milvus.app import App
 from mcp_server_milvus.callers import current_caller
 from mcp_server_milvus.confirming import confirmed, state_security
@@ -309,7 +309,11 @@ class _SdkTool(SdkTool):
 
         async def run(arguments: dict[str, Any], context: Context[Any, Any]) -> CallToolResult | InputRequiredResult:
             seen = app.seen_by(current_caller(authenticated=authenticated))
-            return await call(tool, replace(seen, report_progress=context.report_progress), arguments, context)
+            if not progress.is_wanted(context.request_context.meta):
+                return await call(tool, replace(seen, report_progress=context.report_progress), arguments, context)
+            async with progress.kept_up(context.report_progress, tool.name) as report:
+                return await call(tool, replace(seen, report_progress=report), arguments, context)
+            raise AssertionError  # nothing ends the block but the call
 
         wrapped = cls(
             fn=run,
