@@ -36,12 +36,11 @@ LONG: dict[str, tuple[str, dict[str, Any]]] = {
     "aggregate": ("Query", {"collection_name": NAME, "group_by": ["title"]}),
     "build_index": ("CreateIndex", {"collection_name": NAME, "field_name": "title", "index_type": "INVERTED"}),
     "compact": ("ManualCompaction", {"collection_name": NAME}),
-    "create_collection": ("CreateCollection", {"collection_name": NAME, "dimension": 2}),
     "delete": ("Delete", FILTER),
     "drop_collection": ("DropCollection", {"collection_name": NAME}),
     "export_file": ("Query", {"collection_name": NAME, "path": "out.jsonl"}),
     "flush": ("Flush", {"collection_name": NAME}),
-    "import_file": ("Insert", {"collection_name": NAME, "path": "in.jsonl"}),
+    "import_file": ("Upsert", {"collection_name": NAME, "path": "in.jsonl"}),
     "insert": ("Insert", {"collection_name": NAME, "data": ENTITIES}),
     "load_collection": ("LoadCollection", {"collection_name": NAME}),
     "query": ("Query", FILTER | {"order_by": ["title"]}),
@@ -106,7 +105,7 @@ async def heard_from(client: Client, tool: str, arguments: dict[str, Any], heard
 async def test_every_tool_that_may_take_long_says_so_while_milvus_does_not_answer(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(json.dumps(ENTITIES[0]) + "\n")
     assert {tool.name for tool in TOOLS} >= LONG.keys()
-    async with fake_milvus("2.6.4") as fake:
+    async with fake_milvus("2.6.11") as fake:
         chosen = {"uri": fake.uri, "toolsets": "all", "files_dir": str(tmp_path), "data_dir": tmp_path / "data"}
         settings = load_settings(UNATTENDED | chosen)
         async with open_app(settings) as app, Client(build_server(app, TOOLS)) as client:
@@ -115,11 +114,11 @@ async def test_every_tool_that_may_take_long_says_so_while_milvus_does_not_answe
                 with held_up(fake, rpc) as (arrived, released):
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(heard_from, client, tool, arguments, heard)
-                        with anyio.move_on_after(10):
+                        with anyio.fail_after(10):
                             await arrived.wait()
-                        assert arrived.is_set(), f"{tool} sends no {rpc}"
                         await heard.more(3)
-                        released.set()
+                        tasks.cancel_scope.cancel()
+                    released.set()
                 numbers = [done for done, _, _ in heard.reports]
                 assert numbers == sorted(set(numbers)), tool
                 assert all(message for *_, message in heard.reports), tool
