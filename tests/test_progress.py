@@ -60,8 +60,8 @@ class Heard:
     reports: list[tuple[float, float | None, str | None]] = field(default_factory=list[Any])
     _further: anyio.Event = field(default_factory=anyio.Event)
 
-    async def hear(self, done: float, total: float | None, message: str | None) -> None:
-        self.reports.append((done, total, message))
+    async def hear(self, progress: float, total: float | None, message: str | None) -> None:
+        self.reports.append((progress, total, message))
         self._further.set()
         self._further = anyio.Event()
 
@@ -122,7 +122,7 @@ async def test_every_tool_that_may_take_long_says_so_while_milvus_does_not_answe
                 numbers = [done for done, _, _ in heard.reports]
                 assert numbers == sorted(set(numbers)), tool
                 assert all(message for *_, message in heard.reports), tool
-                assert "s so far" in (heard.reports[-1][2] or "") or len(numbers) > 3
+                assert "s so far" in (heard.reports[-1][2] or ""), tool
 
 
 async def test_an_insert_of_texts_says_so_while_the_embedder_does_not_answer(tmp_path: Path) -> None:
