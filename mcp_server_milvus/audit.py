@@ -45,12 +45,18 @@ class Call:
     db_name: str
     arguments: Mapping[str, Any]
     secrets: Secrets
+    given_id: str = ""
     started: float = field(default_factory=perf_counter)
 
     @cached_property
     def number(self) -> str:
-        """What its lines have in common."""
+        """What its lines have in common, and no other call has."""
         return token_hex(6)
+
+    @property
+    def request_id(self) -> str:
+        """What others know it by: the id that its caller gave it, which another call may have too, or its number."""
+        return self.given_id or self.number
 
 
 class AuditLog:
@@ -98,6 +104,7 @@ class AuditLog:
         line = {
             "time": now,
             "call": call.number,
+            "request_id": call.given_id,
             "caller": call.caller,
             "transport": call.transport,
             "session": call.session,

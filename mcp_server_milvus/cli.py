@@ -3,7 +3,6 @@
 import argparse
 import functools
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import anyio
 
 from mcp_server_milvus import __version__
 from mcp_server_milvus.importing import kept_imports
-from mcp_server_milvus.redaction import MaskingFormatter, Secrets
+from mcp_server_milvus.logs import set_up_logs
 from mcp_server_milvus.settings import FILE_ONLY, Settings, SettingsError, is_switch, load_settings, nearest
 from mcp_server_milvus.titles import without_secrets_in_title
 from mcp_server_milvus.transports.workers import inherited, serve_with_workers
@@ -47,9 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: dict[str, Any], given: Sequence[str]) -> int:
     command, rest = options.pop("command"), options.pop("arguments")
     settings = load_settings(_flags(options), options.pop("config", None))
-    stderr = logging.StreamHandler(sys.stderr)
-    stderr.setFormatter(MaskingFormatter("%(levelname)s %(name)s: %(message)s", Secrets.of(settings)))
-    logging.basicConfig(level=settings.log_level, handlers=[stderr])
+    set_up_logs(settings)
     match command, rest:
         case "serve", []:
             return _serve(settings, given)

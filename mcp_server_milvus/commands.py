@@ -15,10 +15,12 @@ from mcp_types import CallToolResult
 from mcp_server_milvus.app import App, open_app
 from mcp_server_milvus.compact import compact
 from mcp_server_milvus.policy import Policy
+from mcp_server_milvus.progress_bar import shown_progress
 from mcp_server_milvus.server import annotations, build_server, call, refused
 from mcp_server_milvus.settings import Settings, SettingsError
 from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.tools import TOOLS
+from mcp_server_milvus.tracing import tracing
 from mcp_server_milvus.vocabulary import MilvusIdentity, Transport
 
 if TYPE_CHECKING:
@@ -61,7 +63,9 @@ async def _over_stdio(app: App, tools: Sequence[Tool[Any, Any]]) -> None:
         raise SettingsError("milvus_identity caller: its accounts come in headers; set transport http")
     if app.settings.auth_tokens or app.settings.auth_issuer:
         raise SettingsError("auth_tokens, auth_issuer: stdio has one client and no tokens; set transport http")
-    await serve_stdio(build_server(app, tools))  # which imports pymilvus for the first call: many hosts never make one
+    server = build_server(app, tools)
+    async with tracing(server):
+        await serve_stdio(server)  # which imports pymilvus for the first call: many hosts never make one
 
 
 async def _over_http(app: App, tools: Sequence[Tool[Any, Any]], inherited: "Inherited | None") -> None:
@@ -78,7 +82,7 @@ async def _over_http(app: App, tools: Sequence[Tool[Any, Any]], inherited: "Inhe
         server = build_server(seen, tools, **asked)
         if metrics:
             metrics.watch(app, sessions_of(server))
-        async with _warming_up(server, app):
+        async with tracing(server), _warming_up(server, app):
             health = Health(partial(milvus_answers, app))
             asking = [tool.name for tool in tools if tool.is_confirmed]
             await serve_http(server, settings, Beside(verifier, health, metrics, inherited, asking))
@@ -100,7 +104,9 @@ async def call_once(settings: Settings, name: str, arguments: dict[str, Any]) ->
             error = cast("dict[str, Any]", (await refused(name, app, TOOLS, arguments)).structured_content)
             print(f"mcp-server-milvus: {error['message']}; {error['hint']}", file=sys.stderr)
             return USAGE_ERROR
-        result = cast("CallToolResult", await call(tools[name], app, arguments))  # nobody can be asked in between
+        async with shown_progress(sys.stderr) as report:
+            seen = replace(app, report_progress=report) if report else app
+            result = cast("CallToolResult", await call(tools[name], seen, arguments))  # nobody can be asked in between
     print(compact(result.structured_content))
     return TOOL_ERROR if result.is_error else 0
 

@@ -96,10 +96,22 @@ class MaskingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line. Whoever logs may name more secrets: `extra={"secrets": …}`."""
+        return self.masked(super().format(self.shown(record)), record)
+
+    def masked(self, text: str, record: logging.LogRecord) -> str:
+        """What is said of the record, as it may be seen."""
         more: Secrets = getattr(record, "secrets", self._secrets)
-        own = {"args": self._masked_arguments(record.args), "exc_text": None}  # which another formatter has made
-        shown = logging.makeLogRecord(record.__dict__ | own)
-        return visible(more.masked(self._secrets.masked(super().format(shown))))
+        return visible(more.masked(self._secrets.masked(text)))
+
+    def shown(self, record: logging.LogRecord) -> logging.LogRecord:
+        """The record with its message complete. One whose arguments do not fit its message is told without them."""
+        said = logging.makeLogRecord(record.__dict__ | {"args": self._masked_arguments(record.args)})
+        try:
+            message = said.getMessage()
+        except (LookupError, TypeError, ValueError):  # `logging` would print them all, secrets among them
+            message = f"{record.msg} (its arguments do not fit)"
+        own = {"msg": message, "args": (), "exc_text": None}  # which another formatter has made
+        return logging.makeLogRecord(record.__dict__ | own)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name in `logging`
         """The line without what follows it."""

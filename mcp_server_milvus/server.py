@@ -32,7 +32,7 @@ from mcp_types import ResourceTemplate as ListedTemplate
 from mcp_types import Tool as ListedTool
 from pydantic import PrivateAttr
 
-from mcp_server_milvus import __version__, audit, prompts, resources, undo
+from mcp_server_milvus import __version__, audit, progress, prompts, resources, undo
 from mcp_server_milvus.app import App
 from mcp_server_milvus.callers import current_caller
 from mcp_server_milvus.completions import completed
@@ -43,6 +43,7 @@ from mcp_server_milvus.instructions import instructions
 from mcp_server_milvus.limits import lowered, within_limits
 from mcp_server_milvus.notices import tell, tell_of_list
 from mcp_server_milvus.policy import Policy
+from mcp_server_milvus.request_ids import given_id, under_way
 from mcp_server_milvus.settings import Settings, nearest
 from mcp_server_milvus.tool import CONFIRM, Input, Tool
 from mcp_server_milvus.vocabulary import Effect
@@ -105,16 +106,17 @@ async def call(
     It is a question for the user where the client can ask one in between.
     """
     this = await _audited(tool.name, tool.effect, app, arguments, context)
-    app.meter.begun()
-    outcome = None
-    try:
-        outcome = result = await _result(tool, app, this, context)
-    finally:
-        is_written = await _end(app, this, outcome)
+    with under_way(this.request_id):
+        app.meter.begun()
+        outcome = None
+        try:
+            outcome = result = await _result(tool, app, this, context)
+        finally:
+            is_written = await _end(app, this, outcome)
     if is_written or tool.effect is not Effect.READ:
         return result
     fault = Internal("the audit log cannot be written, so nothing is returned", hint=audit.TELL_THE_OPERATOR)
-    return failed(told_error(fault.as_dict(), this.secrets, quotes=False))
+    return _told_failure(fault, this)
 
 
 async def refused(
@@ -128,9 +130,10 @@ async def refused(
     error = not_offered(name, app.policy, tools)
     effect = next((tool.effect for tool in tools if tool.name == name), "")
     this = await _audited(name[:LONGEST_NAME], effect, app, arguments, context)
-    app.meter.begun()
-    result = failed(told_error(error.as_dict(), this.secrets, quotes=False))
-    await _end(app, this, result)
+    with under_way(this.request_id):
+        app.meter.begun()
+        result = _told_failure(error, this)
+        await _end(app, this, result)
     return result
 
 
@@ -156,11 +159,11 @@ async def _result(
             told = told_result(structured, this.secrets, is_content=tool.tells_content)
             return succeeded(_bounded(tool, settings, told))
     except Error as error:
-        return failed(told_error(error.as_dict(), this.secrets, quotes=may_quote))
+        return _told_failure(error, this, quotes=may_quote)
     except Exception:
         LOGGER.exception("%s failed", tool.name, extra={"secrets": this.secrets})
         fault = Internal(f"{tool.name}: a fault of this server", hint="its log has the details; report it")
-        return failed(told_error(fault.as_dict(), this.secrets, quotes=False))
+        return _told_failure(fault, this)
 
 
 async def _in_time(tool: Tool[Any, Any], app: App, args: Input, seconds: float | None) -> dict[str, Any]:
@@ -204,11 +207,20 @@ def failed(told: Told) -> CallToolResult:
     return succeeded(told).model_copy(update={"is_error": True})
 
 
+def _told_failure(error: Error, this: audit.Call, *, quotes: bool = False) -> CallToolResult:
+    """The error, and for a fault of this server the id by which the user can have it looked for in the log."""
+    told = error.as_dict()
+    if isinstance(error, Internal):
+        told["request_id"] = this.request_id
+    return failed(told_error(told, this.secrets, quotes=quotes))
+
+
 async def _audited(
     name: str, effect: str, app: App, arguments: dict[str, Any], context: Context[Any, Any] | None
 ) -> audit.Call:
     """What the audit log is told of a call. A session's id opens it, so only its digest is told."""
-    session = ((context and context.headers) or {}).get("mcp-session-id", "")
+    headers = (context and context.headers) or {}
+    session = headers.get("mcp-session-id", "")
     return audit.Call(
         caller=await app.caller_name(),
         transport=app.settings.transport if context else "command line",
@@ -218,6 +230,7 @@ async def _audited(
         db_name=app.settings.db_name,
         arguments=arguments,
         secrets=app.policy.secrets,
+        given_id=given_id(context.request_context.meta, headers) if context else "",
     )
 
 
@@ -229,8 +242,10 @@ async def _end(app: App, this: audit.Call, result: CallToolResult | InputRequire
         structured = cast("dict[str, Any]", result.structured_content)
         outcome = structured["code"] if result.is_error else "ok"
     name = this.tool if this.tool.isidentifier() else ascii(this.tool)  # of a tool that there is not, it is anything
-    LOGGER.info("%s %s %.0f ms", name, outcome, 1000 * (time.perf_counter() - this.started))
-    app.meter.ended(this.tool, outcome, time.perf_counter() - this.started)
+    seconds = time.perf_counter() - this.started
+    fields = {"tool": name, "caller": this.caller, "outcome": outcome, "duration_ms": round(1000 * seconds, 1)}
+    LOGGER.info("%s %s %.0f ms", name, outcome, 1000 * seconds, extra=fields)
+    app.meter.ended(this.tool, outcome, seconds)
     is_written = await app.audit.end(this, outcome, structured)
     if not is_written:
         LOGGER.error("the audit log cannot be written: %s", app.settings.audit)
@@ -344,7 +359,7 @@ class _SdkTool(SdkTool):
 
         async def run(arguments: dict[str, Any], context: Context[Any, Any]) -> CallToolResult | InputRequiredResult:
             seen = app.seen_by(current_caller(authenticated=authenticated))
-            result = await call(tool, replace(seen, report_progress=context.report_progress), arguments, context)
+            result = await _called(tool, seen, arguments, context)
             if not authenticated and isinstance(result, CallToolResult) and not result.is_error:
                 await cast("_MilvusServer", context.mcp_server).tell(tool, arguments, context, app.settings)
             return result
@@ -380,6 +395,17 @@ class _SdkTool(SdkTool):
     ) -> Any:
         del convert_result
         return await self.fn(arguments, context)
+
+
+async def _called(
+    tool: Tool[Any, Any], app: App, arguments: dict[str, Any], context: Context[Any, Any]
+) -> CallToolResult | InputRequiredResult:
+    """The outcome of a call, whose client is told that it is under way, if it wants to be."""
+    if not progress.is_wanted(context.request_context.meta):
+        return await call(tool, replace(app, report_progress=context.report_progress), arguments, context)
+    async with progress.kept_up(context.report_progress, tool.name) as report:
+        return await call(tool, replace(app, report_progress=report), arguments, context)
+    raise AssertionError  # nothing ends the block but the call
 
 
 def _make_schemas(tools: Iterable[_SdkTool]) -> None:

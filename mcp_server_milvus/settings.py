@@ -21,7 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from mcp_server_milvus.vocabulary import Confirm, EmbedderBackend, MilvusIdentity, Transport
+from mcp_server_milvus.vocabulary import Confirm, EmbedderBackend, LogFormat, MilvusIdentity, Transport
 
 PREFIX = "MILVUS_MCP_"
 FILE_ONLY = frozenset({"embedders"})
@@ -360,6 +360,7 @@ class Settings(BaseSettings):
     )
     max_concurrency: int = Field(64, ge=1, description="Calls to Milvus at one time")
     log_level: str = Field("WARNING", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="What is logged to stderr")
+    log_format: LogFormat = Field(LogFormat.TEXT, description="How: text, or json, one object on each line")
 
     @model_validator(mode="after")
     def _has_sound_embedders(self) -> "Settings":

@@ -54,6 +54,13 @@ class Transport(StrEnum):
     HTTP = "http"
 
 
+class LogFormat(StrEnum):
+    """What a line of the log is."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 class EmbedderBackend(StrEnum):
     """What computes embeddings of texts on this side of Milvus."""
 

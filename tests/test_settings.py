@@ -81,6 +81,7 @@ GIVEN: dict[str, tuple[Any, Any]] = {
     "embed_timeout": (5, 5.0),
     "embed_map": ("docs.vector=body", "docs.vector=body"),
     "max_concurrency": (3, 3),
+    "log_format": ("json", "json"),
     "log_level": ("DEBUG", "DEBUG"),
 }
 """For each setting a value that is not its default: as TOML has it, and as it is read."""

@@ -23,6 +23,7 @@ from mcp_server_milvus.milvus import tenancy
 from mcp_server_milvus.milvus.functions import require_inside
 from mcp_server_milvus.milvus.masking import Mask
 from mcp_server_milvus.reach import IN_TRASH, TRASH_PREFIX, Reach, unmatched
+from mcp_server_milvus.request_ids import UNDER_WAY
 
 NOT_FOUND = frozenset({100, 800})
 """Milvus's codes of a collection and of a database that are not there."""
@@ -201,7 +202,9 @@ class Guard:
 
     async def sent(self, rpc: str, request: Any) -> Any:
         """Milvus's own answer to a request of this guard, which looks at more than the caller may."""
-        return await getattr(self.stub, rpc)(request, metadata=[("dbname", self.db_name)])
+        return await getattr(self.stub, rpc)(
+            request, metadata=[("dbname", self.db_name), ("client-request-id", UNDER_WAY.get())]
+        )
 
     async def real_name(self, name: str) -> str | None:
         """The name of the collection behind a name or alias; None if there is none for the caller."""

@@ -25,6 +25,7 @@ Only this file touches pymilvus's private names. Each fault was seen with pymilv
 - `list_aliases` refuses to list those of a whole database, which every backend can; Milvus 2.3.5 looks into the default
   database whatever database is asked for.
 - `rename_collection` and the calls that change an alias leave the old schema in pymilvus's cache.
+- the id of a request is an argument of each call, and sent under one of the two names that Milvus's have for it.
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -42,12 +43,15 @@ import anyio.lowlevel
 import anyio.to_thread
 import grpc
 from pymilvus import AsyncMilvusClient
+from pymilvus.client.call_context import CallContext
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
 from mcp_server_milvus.milvus.answers import entities_in
 from mcp_server_milvus.milvus.capabilities import Backend
 from mcp_server_milvus.milvus.guard import Guard, GuardedStub
+from mcp_server_milvus.milvus.spans import is_traced, traced
 from mcp_server_milvus.reach import Reach
+from mcp_server_milvus.request_ids import UNDER_WAY
 
 REPEATED = frozenset(
     {
@@ -131,7 +135,7 @@ class Mended(AsyncMilvusClient):
     async def _guarded(self) -> Any:
         """The handler of pymilvus, whose requests can be cancelled; of a client that a caller sees, they are judged."""
         handler: Any = copy.copy(await _cancellable(AsyncMilvusClient._get_connection(self._shared or self)))
-        stub = handler._async_stub = _Stub(handler._async_stub)
+        stub = handler._async_stub = _Stub(handler._async_stub, self.database)
         if self.guard:
             self.guard.stub = stub
             handler._async_stub = GuardedStub(self.guard)
@@ -148,8 +152,11 @@ class Mended(AsyncMilvusClient):
 
     @property
     def call_context(self) -> Any:
-        """What a call of the handler is told of the database."""
+        """What a call of the handler is told of the database, and of the call that is under way."""
         return self._generate_call_context()
+
+    def _generate_call_context(self, **_: Any) -> Any:
+        return _InCall(self._config.db_name, UNDER_WAY.get())
 
     @property
     def counts_all(self) -> bool:
@@ -175,6 +182,13 @@ class Mended(AsyncMilvusClient):
         handler = await self._guarded()
         for name in names:
             handler._invalidate_schema(name, db_name=self._config.db_name)
+
+
+class _InCall(CallContext):
+    """Metadata of a request. Milvus writes the id of the call into its own log; of its two names some know only one."""
+
+    def to_grpc_metadata(self) -> list[tuple[str, str]]:
+        return [*super().to_grpc_metadata(), ("client_request_id", self._client_request_id)]
 
 
 async def _cancellable(call: Awaitable[Any]) -> Any:
@@ -212,16 +226,19 @@ class _Handler:
 
 
 class _Stub:
-    """A stub whose calls can be cancelled."""
+    """A stub whose calls can be cancelled, and traced."""
 
-    def __init__(self, stub: Any) -> None:
+    def __init__(self, stub: Any, db_name: str) -> None:
         self._stub = stub
+        self._db_name = db_name
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         send = getattr(self._stub, name)
 
-        async def sent(*args: Any, **options: Any) -> Any:
-            return await _cancellable(send(*args, **options))
+        async def sent(request: Any, **options: Any) -> Any:
+            if is_traced():
+                return await traced(name, self._db_name, request, lambda: _cancellable(send(request, **options)))
+            return await _cancellable(send(request, **options))
 
         return sent
 

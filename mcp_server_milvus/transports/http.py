@@ -36,6 +36,7 @@ from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.transports.health import Health
 from mcp_server_milvus.transports.listening import in_url, listener
 from mcp_server_milvus.transports.metrics import Metrics
+from mcp_server_milvus.transports.naming import EchoRequestId
 from mcp_server_milvus.transports.prompt import PromptProtocol
 from mcp_server_milvus.transports.replies import reply_as_each_request_needs
 from mcp_server_milvus.transports.security import (
@@ -153,6 +154,7 @@ def http_app(server: MCPServer[Any], settings: Settings, beside: Beside) -> Star
     return Starlette(
         routes=routes,
         middleware=[
+            Middleware(EchoRequestId),
             Middleware(RefuseForeign, names),
             *([cors(names)] if settings.cors else []),
             *who_calls(settings, beside.verifier),

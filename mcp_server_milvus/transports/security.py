@@ -176,7 +176,7 @@ def cors(names: Names) -> Middleware:
         allow_origin_regex=names.origin_pattern,
         allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["*"],
-        expose_headers=["Mcp-Session-Id", "WWW-Authenticate"],
+        expose_headers=["Mcp-Session-Id", "WWW-Authenticate", "X-Request-Id"],
         max_age=PREFLIGHT_SECONDS,
     )
 

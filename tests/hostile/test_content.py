@@ -139,8 +139,12 @@ async def test_orders_are_in_nothing_that_the_server_says_of_itself(written: Pat
         said = [listed, str(client.instructions), str(client.server_info)]
         resources = await client.list_resources()
         prompts = await client.list_prompts()
-        said += [resources.model_dump_json(), prompts.model_dump_json()]
+        templates = await client.list_resource_templates()
+        said += [prompts.model_dump_json(), templates.model_dump_json()]
     assert not [each for each in said if "IGNORE" in each or "orders_" in each]
+    listed = resources.model_dump_json()
+    assert "orders_" in listed  # collections by their names, which say no more than letters and digits can
+    assert "IGNORE" not in listed
 
 
 async def test_no_stored_text_makes_a_line_of_the_log(reader: Agent, caplog: pytest.LogCaptureFixture) -> None:

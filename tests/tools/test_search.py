@@ -89,6 +89,7 @@ async def test_a_dense_vector_finds_its_field_by_itself_and_l2_scores_are_square
         ],
         "metric_type": "L2",
         "anns_field": "vector",
+        "entity_uri": "milvus://default/films/{id}",
     }
 
 
