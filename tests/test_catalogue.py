@@ -35,7 +35,7 @@ HINTS: dict[Effect, dict[str, bool]] = {
     Effect.DELETE: {"destructiveHint": True},
 }
 READING = re.compile(
-    r"(list|describe)_|search|hybrid_search|query|get|count|aggregate|run_analyzer|.*_(info|stats|state)"
+    r"(list|describe|measure|estimate)_|search|hybrid_search|query|get|count|aggregate|run_analyzer|.*_(info|stats|state)"
 )
 DELETING = re.compile(r"(drop|truncate|purge)_|delete|alter_collection")
 CREATING = re.compile(r"(create|load|build|refresh|restore)_|insert|flush")
