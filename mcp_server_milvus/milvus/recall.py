@@ -44,7 +44,8 @@ MEASURABLE = frozenset(
 EF, NPROBE, SEARCH_LIST = (1, 2, 4, 8, 16), (1, 4, 16, 64, 256), (1, 2, 4, 8)
 """Values of the parameter by which an index looks at more: of ef and search_list, as multiples of the limit."""
 
-SMALLEST_SEARCH_LIST_BOUND = 200
+LARGEST_NPROBE = 65_536
+SEARCH_LIST_BOUND = 200
 """Up to here DISKANN's search_list may be for any limit; above it, to 10 times the limit. Source: its documentation."""
 
 LARGER_GRAPH = "build the index again with larger M and efConstruction"
@@ -53,8 +54,8 @@ REBUILDS = {
     "HNSW": LARGER_GRAPH,
     "AUTOINDEX": "build an HNSW index with larger M and efConstruction than its own",
     "HNSW_SQ": f"{LARGER_GRAPH}, or HNSW: {FINER_CODES}",
-    "IVF_FLAT": "search with a larger nprobe, or build the index again with another nlist, or use HNSW",
-    "BIN_IVF_FLAT": "search with a larger nprobe, or build the index again with another nlist",
+    "IVF_FLAT": "search with a larger nprobe, or build the index again with a smaller nlist, or use HNSW",
+    "BIN_IVF_FLAT": "search with a larger nprobe, or build the index again with a smaller nlist",
     "DISKANN": "build it again with larger max_degree and search_list_size",
     "SCANN": "search with larger nprobe and reorder_k, or use HNSW",
 }
@@ -67,22 +68,24 @@ def settings_of(target: Target, index: Index, limit: int) -> list[dict[str, Any]
     if kind.startswith("HNSW") or kind == "AUTOINDEX":
         tried = [{"ef": limit * times} for times in EF]
     elif "IVF" in kind:
-        tried = [{"nprobe": number} for number in NPROBE if number <= _lists(index)]
+        tried = [{"nprobe": number} for number in _probes(index)]
     elif kind == "SCANN":
-        tried = [{"nprobe": number, "reorder_k": 4 * limit} for number in NPROBE if number <= _lists(index)]
+        tried = [{"nprobe": number, "reorder_k": 4 * limit} for number in _probes(index)]
     elif kind == "DISKANN":
-        most = max(SMALLEST_SEARCH_LIST_BOUND, 10 * limit)
+        most = max(SEARCH_LIST_BOUND, 10 * limit)
         tried = [{"search_list": limit * times} for times in SEARCH_LIST if limit * times <= most]
-    elif kind.startswith("SPARSE"):
+    elif kind.startswith("SPARSE") and not target.is_lite:
         tried = [{"drop_ratio_search": ratio} for ratio in (0.2, 0.4)]
     else:
         tried = list[dict[str, Any]]()
     return [{}, *tried]
 
 
-def _lists(index: Index) -> int:
+def _probes(index: Index) -> list[int]:
+    """How many clusters to look into: a few, more, and all of them, with which only codes can still lose a hit."""
     told = str(index.params.get("nlist", ""))
-    return int(told) if told.isdecimal() else 128
+    nlist = int(told) if told.isdecimal() else 128
+    return [*(number for number in NPROBE if number < nlist), min(nlist, LARGEST_NPROBE)]
 
 
 def require_measurable(schema: CollectionSchema, target: Target) -> None:
