@@ -180,7 +180,7 @@ async def test_memory_is_estimated_as_it_is_and_as_it_might_be(agent: Agent) -> 
         replica_number=2,
     )
     vector = next(each for each in more["fields"] if each["field_name"] == "vector")
-    assert vector["bytes"] == 10_000_000 * (128 + 2) + 1024 * 512
+    assert vector["bytes"] == 10_000_000 * (128 + 8) + 1024 * 512
     assert more["total_bytes"] == 2 * (vector["bytes"] + 10_000_000 * (8 + 40 + 13 + 16))
     assert more["total"] == readable(more["total_bytes"])
     disk = await agent.call("estimate_memory", **named, index_type="DISKANN", entity_count=1_000)
