@@ -6,7 +6,7 @@ of several with the same score, any will do.
 
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -132,6 +132,25 @@ class Measured:
         return ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
 
 
+@dataclass
+class Progress:
+    """How far a measurement is: keys read, then searches made, then vectors scored."""
+
+    report: ReportProgress
+    total: int = 0
+    done: int = 0
+
+    async def read(self, scanned: float, _: float | None, message: str | None) -> None:
+        """What the scan says that reads the keys, which is the beginning."""
+        self.done = int(scanned)
+        await self.report(self.done, self.total or None, message)
+
+    async def advance(self, steps: int, message: str) -> None:
+        """So many more are done."""
+        self.done += steps
+        await self.report(self.done, max(self.total, self.done), message)
+
+
 @dataclass(frozen=True)
 class Measuring:
     """What is measured: searches in one field for `limit` hits among the entities of a source."""
@@ -142,7 +161,7 @@ class Measuring:
     field: Field
     limit: int
     max_scan: int
-    report_progress: ReportProgress
+    progress: Progress
 
     async def count(self) -> int:
         """How many entities match.
@@ -167,7 +186,7 @@ class Measuring:
         key = self.schema.primary_key.name
         places = sorted({int((number + 0.5) * count / most) for number in range(most)})
         keys: list[Key] = []
-        scan = Scan(self.client, self.schema, self._reading(key), self.max_scan, self.report_progress)
+        scan = Scan(self.client, self.schema, self._reading(key), self.max_scan, self.progress.read)
         async with aclosing(scan.pages()) as pages:
             async for entities in pages:
                 first, last = scan.scanned, scan.scanned + len(entities)
@@ -182,9 +201,12 @@ class Measuring:
         vectors = {entity[key]: as_sought(entity.get(name)) for entity in found}
         return [Sampled(each, vectors[each]) for each in keys if vectors.get(each) is not None]
 
-    async def measured(
-        self, target: Target, sampled: Sequence[Sampled], step: Callable[[], Awaitable[None]]
-    ) -> Measured:
+    async def warm_up(self, target: Target, sampled: Sequence[Sampled]) -> None:
+        """Makes one search that does not count: the first waits for what the others find done."""
+        for each in sampled[:1]:
+            await self._nearest(each.vector, target.search_params(self.limit + 1))
+
+    async def measured(self, target: Target, sampled: Sequence[Sampled]) -> Measured:
         """The answers of the index to all of them, one after the other, with the parameters of the target."""
         search = target.search_params(self.limit + 1)  # the entity itself is found too
         found: list[list[Key]] = []
@@ -194,7 +216,7 @@ class Measuring:
             hits = await self._nearest(each.vector, search)
             milliseconds.append(1000 * (time.perf_counter() - started))
             found.append([hit.id for hit in hits if hit.id != each.key][: self.limit])
-            await step()
+            await self.progress.advance(1, "searching the index")
         return Measured(search["params"], found, milliseconds)
 
     async def _nearest(self, vector: Any, search_params: Mapping[str, Any]) -> list[Any]:
@@ -211,18 +233,16 @@ class Measuring:
             consistency_level=None,
         )
 
-    async def compare(self, answers: "ExactAnswers", count: int) -> None:
+    async def compare(self, answers: "ExactAnswers") -> None:
         """Gives every matching entity to the exact answers, some megabytes at a time."""
         at_once = entities_at_once(self.field)
         reading = self._reading(self.schema.primary_key.name, self.field.name)
-        done = 0
         async with aclosing(
             pages_in_key_order(self.client, self.schema, reading, first=at_once, most=at_once)
         ) as pages:
             async for entities in pages:
                 await anyio.to_thread.run_sync(answers.add, entities, limiter=self.client.computing)
-                done += len(entities)
-                await self.report_progress(done, max(done, count), f"scored {done} entities")
+                await self.progress.advance(len(entities), "scoring every entity")
 
     def _reading(self, *names: str) -> Source:
         return Source(self.source.collection_name, self.source.matching, names)

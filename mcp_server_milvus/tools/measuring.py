@@ -9,12 +9,14 @@ from pydantic import Field
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import Denied, InvalidArgument
 from mcp_server_milvus.milvus.filters import rendered
-from mcp_server_milvus.milvus.memory import LOADING_FACTOR, Reckoning, mean_sizes, meant, readable, varying
+from mcp_server_milvus.milvus.index_sizes import meant
+from mcp_server_milvus.milvus.memory import Reckoning, mean_sizes, readable, varying
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.recall import (
     ExactAnswers,
     Measured,
     Measuring,
+    Progress,
     Sampled,
     advice,
     require_measurable,
@@ -85,8 +87,8 @@ async def measure_recall(app: App, args: MeasureRecallInput) -> MeasureRecallOut
         matching = rendered(args.filter, args.filter_params)
         source = Source(args.collection_name, matching, ())
         field, scan = targets[0].field, app.settings.max_scan
-        measuring = Measuring(client, schema, source, field, args.limit, scan, app.report_progress)
-        return await _measured(app, args, measuring, targets)
+        measuring = Measuring(client, schema, source, field, args.limit, scan, Progress(app.report_progress))
+        return await _measured(args, measuring, targets)
 
     output, loaded = await app.loaded_if_needed(
         db_name,
@@ -112,62 +114,52 @@ def _targets(app: App, client: "Client", schema: CollectionSchema, args: Measure
     return [target_of(schema, field, None, params, client.backend) for params in chosen]
 
 
-async def _measured(
-    app: App, args: MeasureRecallInput, measuring: Measuring, targets: list[Target]
-) -> MeasureRecallOutput:
+async def _measured(args: MeasureRecallInput, measuring: Measuring, targets: list[Target]) -> MeasureRecallOutput:
     count = await measuring.count()
+    measuring.progress.total = 2 * count + len(targets) * min(args.sample, count)
     sampled = await measuring.sampled(count, args.sample) if count > 1 else []
-    found = await _searched(app, measuring, targets, sampled)
+    found = await _searched(measuring, targets, sampled)
     key_name = measuring.schema.primary_key.name
     exact = ExactAnswers(targets[0], key_name, sampled, [each.found for each in found], args.limit)
-    await measuring.compare(exact, count)
-    recalls = await anyio.to_thread.run_sync(
-        lambda: [exact.recall(each) for each in found], limiter=measuring.client.computing
+    if sampled:
+        await measuring.compare(exact)
+    points = await anyio.to_thread.run_sync(_points, exact, found, limiter=measuring.client.computing)
+    fewer = sampled and len(sampled) < min(args.sample, count)
+    return MeasureRecallOutput(
+        anns_field=targets[0].field.name,
+        index_type=targets[0].index_type,
+        metric_type=targets[0].metric_type,
+        limit=args.limit,
+        entity_count=count,
+        sample=len(sampled),
+        measured=points,
+        advice=advice(
+            targets[0],
+            [(point.params, point.recall, point.median_ms) for point in points],
+            own=args.params_list is not None,
+        ),
+        applied_limits=[f"sample: {len(sampled)} vectors; a smaller limit allows more"] if fewer else None,
     )
-    points = [
+
+
+def _points(exact: ExactAnswers, found: list[Measured]) -> list[Point]:
+    recalls = [(each, exact.recall(each)) for each in found]
+    return [
         Point(
             params=dict(each.params),
             recall=round(recall, 4),
             median_ms=round(each.median, 2),
             p95_ms=round(each.p95, 2),
         )
-        for each, recall in zip(found, recalls, strict=True)
+        for each, recall in recalls
         if recall is not None
     ]
-    target = targets[0]
-    told = [(point.params, point.recall, point.median_ms) for point in points]
-    return MeasureRecallOutput(
-        anns_field=target.field.name,
-        index_type=target.index_type,
-        metric_type=target.metric_type,
-        limit=args.limit,
-        entity_count=count,
-        sample=len(sampled),
-        measured=points,
-        advice=advice(target, told, own=args.params_list is not None),
-        applied_limits=[f"sample: {len(sampled)} vectors; for more, ask for a smaller limit"]
-        if len(sampled) < min(args.sample, count) and sampled
-        else None,
-    )
 
 
-async def _searched(app: App, measuring: Measuring, targets: list[Target], sampled: list[Sampled]) -> list[Measured]:
-    """The answers of the index for each setting. One search before them warms up what the first would wait for."""
-    if not sampled:
-        return []
-    done, total = 0, len(targets) * len(sampled)
-
-    async def step() -> None:
-        nonlocal done
-        done += 1
-        await app.report_progress(done, total, f"{done} of {total} searches")
-
-    await measuring.measured(targets[0], sampled[:1], step=_no_step)
-    return [await measuring.measured(target, sampled, step) for target in targets]
-
-
-async def _no_step() -> None:
-    """A search that does not count."""
+async def _searched(measuring: Measuring, targets: list[Target], sampled: list[Sampled]) -> list[Measured]:
+    """The answers of the index for each setting."""
+    await measuring.warm_up(targets[0], sampled)
+    return [await measuring.measured(target, sampled) for target in targets] if sampled else []
 
 
 class EstimateMemoryInput(Input):
@@ -265,7 +257,7 @@ def _estimated(reckoning: Reckoning, replicas: int, *, loaded: bool) -> Estimate
         *reckoning.assumed(),
         *([] if loaded or not reckoning.assumed() else ["it is not loaded: load it, and values are weighed"]),
         "an index holds what searches need: raw vectors beside it are not in memory",
-        f"not counted: indexes of scalar fields, deleted entities, and loading itself (up to {LOADING_FACTOR} times)",
+        "not counted: indexes of scalar fields, deleted entities, room to load (queryNode.loadMemoryUsageFactor)",
     ]
     return EstimateMemoryOutput(
         entity_count=reckoning.entity_count,

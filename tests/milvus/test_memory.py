@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mcp_server_milvus.errors import InvalidArgument
-from mcp_server_milvus.milvus.memory import FORMULAS, Reckoning, Vectors, mean_sizes, meant, readable
+from mcp_server_milvus.milvus.index_sizes import FORMULAS, Vectors, meant
+from mcp_server_milvus.milvus.memory import Reckoning, mean_sizes, readable
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field, Index
 from mcp_server_milvus.vocabulary import DataType
 

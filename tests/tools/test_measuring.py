@@ -64,8 +64,20 @@ async def test_recall_rises_with_what_a_bad_index_looks_at(agent: Agent, coarse:
     assert "nlist" in poor["advice"]
 
 
+async def test_a_caller_sees_how_far_it_is(agent: Agent, coarse: dict[str, Any]) -> None:
+    heard: list[tuple[float, float | None]] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        assert message
+        heard.append((progress, total))
+
+    await agent.client.call_tool("measure_recall", coarse | {"sample": 7}, progress_callback=hear)
+    assert heard == sorted(heard)
+    assert heard[-1] == (2 * ENTITIES + 6 * 7, 2 * ENTITIES + 6 * 7)
+
+
 async def test_what_is_measured_is_what_numpy_computes(agent: Agent, coarse: dict[str, Any]) -> None:
-    """All entities but the odd ones are sampled: their recall is that of searches one by one."""
+    """Every entity that matches is sampled: their recall is that of searches one by one."""
     few = {"filter": "number in {few}", "filter_params": {"few": list(range(0, ENTITIES, 60))}}
     told = await agent.call("measure_recall", **coarse, **few, sample=200, limit=3, params_list=[{"nprobe": 40}])
     assert (told["sample"], told["entity_count"]) == (50, 50)
