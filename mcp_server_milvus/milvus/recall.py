@@ -117,8 +117,8 @@ class Measured:
     """One setting: the hits of each sampled vector, and the milliseconds of each search."""
 
     params: Mapping[str, Any]
-    found: Sequence[Sequence[Key]]
-    milliseconds: Sequence[float]
+    found: list[list[Key]] = field(default_factory=list[list[Key]])
+    milliseconds: list[float] = field(default_factory=list[float])
 
     @property
     def median(self) -> float:
@@ -206,18 +206,22 @@ class Measuring:
         for each in sampled[:1]:
             await self._nearest(each.vector, target.search_params(self.limit + 1))
 
-    async def measured(self, target: Target, sampled: Sequence[Sampled]) -> Measured:
-        """The answers of the index to all of them, one after the other, with the parameters of the target."""
-        search = target.search_params(self.limit + 1)  # the entity itself is found too
-        found: list[list[Key]] = []
-        milliseconds: list[float] = []
+    async def measured(self, targets: Sequence[Target], sampled: Sequence[Sampled]) -> list[Measured]:
+        """The answers of the index, one search after the other, by setting.
+
+        Each vector is searched for with every setting before the next one: what changes meanwhile, as an index that is
+        still being built, changes for all of them.
+        """
+        searches = [target.search_params(self.limit + 1) for target in targets]  # the entity itself is found too
+        measured = [Measured(search["params"]) for search in searches]
         for each in sampled:
-            started = time.perf_counter()
-            hits = await self._nearest(each.vector, search)
-            milliseconds.append(1000 * (time.perf_counter() - started))
-            found.append([hit.id for hit in hits if hit.id != each.key][: self.limit])
-            await self.progress.advance(1, "searching the index")
-        return Measured(search["params"], found, milliseconds)
+            for search, setting in zip(searches, measured, strict=True):
+                started = time.perf_counter()
+                hits = await self._nearest(each.vector, search)
+                setting.milliseconds.append(1000 * (time.perf_counter() - started))
+                setting.found.append([hit.id for hit in hits if hit.id != each.key][: self.limit])
+                await self.progress.advance(1, "searching the index")
+        return measured
 
     async def _nearest(self, vector: Any, search_params: Mapping[str, Any]) -> list[Any]:
         return await self.client.search_nearest(

@@ -17,7 +17,6 @@ from mcp_server_milvus.milvus.recall import (
     Measured,
     Measuring,
     Progress,
-    Sampled,
     advice,
     require_measurable,
     settings_of,
@@ -118,13 +117,16 @@ async def _measured(args: MeasureRecallInput, measuring: Measuring, targets: lis
     count = await measuring.count()
     measuring.progress.total = 2 * count + len(targets) * min(args.sample, count)
     sampled = await measuring.sampled(count, args.sample) if count > 1 else []
-    found = await _searched(measuring, targets, sampled)
+    await measuring.warm_up(targets[0], sampled)
+    found = await measuring.measured(targets, sampled) if sampled else []
     key_name = measuring.schema.primary_key.name
     exact = ExactAnswers(targets[0], key_name, sampled, [each.found for each in found], args.limit)
     if sampled:
         await measuring.compare(exact)
     points = await anyio.to_thread.run_sync(_points, exact, found, limiter=measuring.client.computing)
-    fewer = sampled and len(sampled) < min(args.sample, count)
+    limits = await _unbuilt(measuring)
+    if 0 < len(sampled) < min(args.sample, count):
+        limits.append(f"sample: {len(sampled)} vectors; a smaller limit allows more")
     return MeasureRecallOutput(
         anns_field=targets[0].field.name,
         index_type=targets[0].index_type,
@@ -138,8 +140,17 @@ async def _measured(args: MeasureRecallInput, measuring: Measuring, targets: lis
             [(point.params, point.recall, point.median_ms) for point in points],
             own=args.params_list is not None,
         ),
-        applied_limits=[f"sample: {len(sampled)} vectors; a smaller limit allows more"] if fewer else None,
+        applied_limits=limits or None,
     )
+
+
+async def _unbuilt(measuring: Measuring) -> list[str]:
+    """What is to be said of an index that is not finished: what it lacks is searched otherwise."""
+    for index in await measuring.client.describe_indexes(measuring.source.collection_name):
+        if index.field_name == measuring.field.name and index.state not in {"", "finished"}:
+            told = f"{index.indexed_entities} of {index.total_entities} entities are in the index, which is"
+            return [f"{told} {index.state}: measure again when it is finished"]
+    return []
 
 
 def _points(exact: ExactAnswers, found: list[Measured]) -> list[Point]:
@@ -154,12 +165,6 @@ def _points(exact: ExactAnswers, found: list[Measured]) -> list[Point]:
         for each, recall in recalls
         if recall is not None
     ]
-
-
-async def _searched(measuring: Measuring, targets: list[Target], sampled: list[Sampled]) -> list[Measured]:
-    """The answers of the index for each setting."""
-    await measuring.warm_up(targets[0], sampled)
-    return [await measuring.measured(target, sampled) for target in targets] if sampled else []
 
 
 class EstimateMemoryInput(Input):
