@@ -51,6 +51,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "compaction_state": {"job_id": "1"},
     "list_segments": P,
     "optimize": P,
+    "measure_recall": P,
+    "estimate_memory": P,
     "describe_replica": P,
     "transfer_replica": P | {"source": "one", "target": "two", "num_replica": 1},
     "list_resource_groups": {},

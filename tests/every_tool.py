@@ -52,6 +52,8 @@ STEPS = (
     Step("search", EVERY | {"vector": [1, 1]}),
     Step("diagnose_search", EVERY | {"vector": [1, 1], "filter": "n > 3", "expected_id": 5}),
     Step("hybrid_search", EVERY | {"legs": [{"vector": [1, 1]}, {"vector": [2, 1]}], "filter": "n > 3"}),
+    Step("measure_recall", EVERY),
+    Step("estimate_memory", EVERY | {"entity_count": 10_000_000}),
     Step("run_analyzer", {"texts": ["a red apple"], "analyzer_params": {"tokenizer": "standard"}}),
     Step("export_file", EVERY | {"path": "every.jsonl"}),
     Step("import_file", EVERY | {"path": "every.jsonl"}),

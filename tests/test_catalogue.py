@@ -35,7 +35,8 @@ HINTS: dict[Effect, dict[str, bool]] = {
     Effect.DELETE: {"destructiveHint": True},
 }
 READING = re.compile(
-    r"(list|describe|diagnose)_|search|hybrid_search|query|get|count|aggregate|run_analyzer|.*_(info|stats|state)"
+    r"(list|describe|diagnose|measure|estimate)_|search|hybrid_search|query|get|count|aggregate|run_analyzer"
+    r"|.*_(info|stats|state)"
 )
 DELETING = re.compile(r"(drop|truncate|purge)_|delete|alter_collection")
 CREATING = re.compile(r"(create|load|build|refresh|restore)_|insert|flush")

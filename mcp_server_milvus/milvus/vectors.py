@@ -66,6 +66,42 @@ def most_alike(kind: DataType, stored: Sequence[Any]) -> int:
     return int(counts.max())
 
 
+def score_matrix(kind: DataType, metric_type: str, sought: Sequence[Any], stored: Sequence[Any]) -> Any:
+    """The scores of the stored vectors, one column for each, with each of those sought: the lines. As `distances`."""
+    some, many = (_matrix(kind, vectors).astype(np.float64) for vectors in (sought, stored))
+    with np.errstate(invalid="ignore", over="ignore"):
+        products = some @ many.T
+        sizes, others = (some**2).sum(axis=1)[:, None], (many**2).sum(axis=1)[None, :]
+        match metric_type:
+            case MetricType.IP:
+                return products
+            case MetricType.COSINE:
+                both = np.sqrt(sizes * others)
+                return np.divide(products, both, out=np.zeros_like(products), where=both != 0)
+            case MetricType.JACCARD:
+                either = sizes + others - products
+                return np.divide(either - products, either, out=np.zeros_like(products), where=either > 0)
+            case _:  # of bits, the squared distance is how many differ
+                return np.maximum(sizes + others - 2 * products, 0)
+
+
+def sparse_score_matrix(sought: Sequence[Any], stored: Sequence[Any]) -> Any:
+    """As `score_matrix`, by IP. Vectors without a common dimension have NaN as their score: an index finds none."""
+    weights: dict[int, list[tuple[int, float]]] = {}
+    for line, vector in enumerate(sought):
+        for index, weight in vector.items():
+            weights.setdefault(index, []).append((line, weight))
+    scores = np.full((len(sought), len(stored)), np.nan)
+    for column, vector in enumerate(stored):
+        sums: dict[int, float] = {}
+        for index, value in vector.items():
+            for line, weight in weights.get(index, ()):
+                sums[line] = sums.get(line, 0.0) + weight * value
+        for line, total in sums.items():
+            scores[line, column] = total
+    return scores
+
+
 def _bit_distances(metric_type: str, one: Any, many: Any) -> list[float]:
     differing = (one != many).sum(axis=1)
     if metric_type == MetricType.HAMMING:
