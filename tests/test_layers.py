@@ -33,6 +33,7 @@ LAYERS = {
     "limits": {"errors", "policy", "settings", "vocabulary"},
     "redaction": {"settings", "text"},
     "audit": {"errors", "milvus", "redaction", "settings", "signing"},
+    "hosts": {"hosts", "redaction", "settings", "text", "titles", "vocabulary"},
     "meter": set[str](),
     "text": {"text"},
     "milvus": {"compact", "errors", "importing", "milvus", "reach", "settings", "text", "vocabulary"},
@@ -58,8 +59,10 @@ LAYERS = {
 }
 """The parts of the package that know no MCP, and what each may import of the others."""
 
-READERS_OF_THE_ENVIRONMENT = {"cli", "settings", "titles", "milvus.engine", "milvus.embedded", "transports.workers"}
-"""`titles` takes the secrets out of the arguments; the others are an engine's `main`, and what processes inherit."""
+READERS_OF_THE_ENVIRONMENT = {
+    *("cli", "hosts.command", "settings", "titles", "milvus.engine", "milvus.embedded", "transports.workers"),
+}
+"""`titles` takes the secrets out of the arguments, `hosts.command` looks for the folders of hosts; the others are an engine's `main`, and what processes inherit."""
 
 MADE_TO_CHANGE = {
     *("Condition", "ContextVar", "Counter", "Event", "Lock", "OrderedDict", "Queue", "RLock", "Semaphore"),
