@@ -62,7 +62,8 @@ LAYERS = {
 READERS_OF_THE_ENVIRONMENT = {
     *("cli", "hosts.command", "settings", "titles", "milvus.engine", "milvus.embedded", "transports.workers"),
 }
-"""`titles` takes the secrets out of the arguments, `hosts.command` looks for the folders of hosts; the others are an engine's `main`, and what processes inherit."""
+"""`titles` takes the secrets out of the arguments, `hosts.command` looks for the folders of hosts; the
+others are an engine's `main`, and what processes inherit."""
 
 MADE_TO_CHANGE = {
     *("Condition", "ContextVar", "Counter", "Event", "Lock", "OrderedDict", "Queue", "RLock", "Semaphore"),

@@ -1,6 +1,6 @@
 """Rewrites what is derived from the code: tools/contracts/, claude_config.example.json, and the tables of README.md.
 
-The tables stand between markers: `<!-- tools: begin -->` and `<!-- tools: end -->`, likewise hosts, settings and errors.
+The tables stand between markers: `<!-- tools: begin -->` and `<!-- tools: end -->`; likewise hosts, settings, errors.
 With --check nothing is written, and each file that is not up to date is named.
 """
 

@@ -15,7 +15,10 @@ from mcp_server_milvus.hosts.jsonc import Braces, Member, Unreadable, braces_at,
 OWN_VARIABLES = "MILVUS_"
 """What the variables begin with that are this server's. Others in the `env` of its entry are somebody's."""
 
-SAME_LINE = re.compile(r"(?:[ \t]*(?://[^\r\n]*|/\*(?:[^*\r\n]|\*(?!/))*\*/))*")
+LONGEST_GAP = 1_000
+"""Characters in which a line should end that has nothing more in it."""
+
+SAME_LINE = re.compile(r"(?:[ \t]*(?://[^\r\n]*|/\*[^*\r\n]*+(?:\*(?!/)[^*\r\n]*+)*+\*/))*+")
 """Comments that belong to what stands before them."""
 
 INDENT = re.compile(r"[\r\n]([ \t]+)[^\s*/]")
@@ -91,13 +94,11 @@ def without_entry(text: str, servers: str, name: str) -> str:
 
 
 def _entry(text: str, servers: str, name: str) -> Any:
-    value = value_of(text)
-    if not isinstance(value, dict):
-        raise Unreadable("it is not an object")
-    entries = cast("dict[str, Any]", value).get(servers, {})
-    if not isinstance(entries, dict):
+    member = root_of(text).find(servers)
+    if member and text[member.value] != "{":
         raise Unreadable(f"{json.dumps(servers)} in it is not an object")
-    return cast("dict[str, Any]", entries).get(name)
+    entry = braces_at(text, member.value).find(name) if member else None
+    return value_of(text[entry.value : entry.end]) if entry else None
 
 
 def _put(text: str, path: Sequence[str], value: Any) -> str:
@@ -153,6 +154,8 @@ def _inserted(text: str, braces: Braces, key: str, value: Any) -> str:
 def _filled(text: str, braces: Braces, key: str, value: Any, style: Style) -> str:
     """With the first member in an empty object."""
     inside = text[braces.start + 1 : braces.closing]
+    if not inside.strip() and _line(text, braces.start).lstrip().startswith("{"):
+        return f"{text[: braces.start]}{json.dumps({key: value}, ensure_ascii=False)}{text[braces.closing + 1 :]}"
     indent = _indent(text, braces.start)
     comments = SAME_LINE.match(text, braces.start + 1)
     place = comments.end() if comments else braces.start + 1
@@ -165,13 +168,14 @@ def _filled(text: str, braces: Braces, key: str, value: Any, style: Style) -> st
 def _removed(text: str, braces: Braces, member: Member) -> str:
     """Without the member, the white space before it, and one comma: its own, or that of the one before."""
     place = braces.members.index(member)
+    before = braces.members[place - 1] if place else None
+    start = _cut_from(text, before.end if before else braces.start, member)
     if member.comma is not None:
-        cuts = [(member.before, member.end), (member.comma, member.comma + 1)]
-    elif place:
-        comma = cast("int", braces.members[place - 1].comma)
-        cuts = [(comma, comma + 1), (max(member.before, comma + 1), member.end)]
+        cuts = [(start, member.end), (member.comma, member.comma + 1)]
+    elif before and before.comma is not None:
+        cuts = [(before.comma, before.comma + 1), (start, member.end)]
     else:
-        cuts = [(member.before, member.end)]
+        cuts = [(start, member.end)]
     left = text
     for start, end in reversed(cuts):
         left = left[:start] + left[end:]
@@ -181,6 +185,17 @@ def _removed(text: str, braces: Braces, member: Member) -> str:
     return text[: braces.start] + "{}" + text[braces.closing + 1 :]
 
 
+def _cut_from(text: str, previous: int, member: Member) -> int:
+    """Where to begin when the member goes: at the token before it, but a comment keeps the end of its line."""
+    comma = member.end if member.comma is None else member.comma
+    rest = text[member.end : comma] + text[comma : comma + LONGEST_GAP].removeprefix("," if member.comma else "")
+    last = comments_in(text, previous, member.before)[-1:]
+    is_line = last and last[0].startswith("//") and text.endswith(last[0], 0, member.before)
+    if not is_line or rest.lstrip(" \t").startswith(("\r", "\n")):
+        return member.before
+    return member.before + (2 if text.startswith("\r\n", member.before) else 1)
+
+
 def _is_spread(text: str, braces: Braces) -> bool:
     """Whether the first member is in another line than the brace."""
     return "\n" in text[braces.start : braces.members[0].start]
@@ -188,5 +203,10 @@ def _is_spread(text: str, braces: Braces) -> bool:
 
 def _indent(text: str, place: int) -> str:
     """The white space with which the line of the place begins."""
-    line = text[text.rfind("\n", 0, place) + 1 : place]
+    line = _line(text, place)
     return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def _line(text: str, place: int) -> str:
+    """What stands before the place in its line."""
+    return text[text.rfind("\n", 0, place) + 1 : place]
