@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import pty
 import re
 import stat
 import subprocess
@@ -177,6 +176,21 @@ def test_another_entry_of_the_name_is_changed_in_its_own_keys_only(run: Run, hom
     assert SECRET not in done.stdout
 
 
+def test_a_change_of_nothing_but_a_secret_shows_neither(run: Run, home: Path) -> None:
+    file = file_of("zed", home)
+    assert run("install", "zed", "--yes", "--token", OTHERS).returncode == 0
+    done = run("install", "zed", "--yes", "--token", SECRET)
+    assert done.returncode == 0
+    assert "only values change that are not shown" in done.stdout
+    assert not [secret for secret in (SECRET, OTHERS) if secret in done.stdout + done.stderr]
+    assert SECRET in file.read_text("utf-8")
+
+
+def test_help_names_every_host(run: Run) -> None:
+    told = run("--help").stdout
+    assert [host for host in HOSTS if host not in told] == []
+
+
 def test_without_a_yes_and_a_terminal_nothing_is_written(run: Run, home: Path) -> None:
     file = file_of("cursor", home)
     file.write_text('{"mcpServers": {}}\n', "utf-8")
@@ -186,6 +200,7 @@ def test_without_a_yes_and_a_terminal_nothing_is_written(run: Run, home: Path) -
     assert "--yes" in done.stderr
     assert '+{"mcpServers": {"milvus": {' in done.stdout
     assert run("uninstall", "cursor").returncode == 0
+    assert run("uninstall", "cursor", "--print").returncode == 0
     assert everything_in(home) == before
 
 
@@ -210,6 +225,8 @@ def test_what_no_flag_gave_is_not_copied_and_that_is_said(run: Run, environment:
 
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1), ("", 1), ("\x04", 1)])
 def test_at_a_terminal_it_asks(environment: dict[str, str], home: Path, answer: str, code: int) -> None:
+    import pty  # which Windows lacks
+
     file_of("claude-code", home)
     ours, theirs = pty.openpty()
     process = subprocess.Popen(

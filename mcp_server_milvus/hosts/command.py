@@ -84,7 +84,7 @@ def _changed(wish: Wish, secrets: Secrets, change: Callable[[str], str], nothing
             _tell(f"nothing to change: {wish.name} {nothing}, in {path}")
             return DONE
         print(difference(file.text, text, (wish.host.servers, wish.name), str(path), secrets))
-        if (answer := _agreed(wish, file)) is not DONE or wish.only_print:
+        if (answer := _agreed(wish, file)) != DONE or wish.only_print:
             return answer
         backup = file.write(text, datetime.now().astimezone())
     except (Unreadable, OSError) as error:
@@ -123,7 +123,8 @@ def _tell_what_is_left_out(settings: Settings, flags: Mapping[str, Any]) -> None
     others = sorted(settings.model_fields_set - flags.keys() - ({"token"} if "@" in str(flags.get("uri")) else set()))
     if others:
         words = [f"{name} (a secret)" if is_secret(name) else name for name in others]
-        _tell(f"left out, as no flag gave them but the environment, .env or a file: {', '.join(words)}")
+        file = "; the file of --config is read again" if "config" in flags else ""
+        _tell(f"left out, as no flag gave them but the environment, .env or a file: {', '.join(words)}{file}")
 
 
 def _file(host: Host) -> Path:
