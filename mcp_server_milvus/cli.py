@@ -19,13 +19,16 @@ from mcp_server_milvus.transports.workers import inherited, serve_with_workers
 from mcp_server_milvus.vocabulary import Transport
 
 OK, TOOL_ERROR, USAGE_ERROR = 0, 1, 2
-COMMANDS = ("serve", "call", "tools", "token", "demo")
+COMMANDS = ("serve", "call", "tools", "install", "uninstall", "token", "demo")
 
 EPILOG = """\
 commands:
   serve                 serve MCP clients (the default)
   call TOOL JSON|-      run one tool and print its result; - reads the arguments from standard input
   tools [--json]        list the tools; --json prints their contracts
+  install HOST [flags]  have a host start this server with these flags: claude-desktop, claude-code, cursor, vscode,
+                        windsurf, gemini, zed; shows the change and asks; --print shows the entry, --yes asks nothing
+  uninstall HOST        take it out of that host again
   token [NAME]          make a token for a client over http, and its entry for the file of --auth-tokens
   demo                  show the whole main job on a temporary database
 
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: dict[str, Any], given: Sequence[str]) -> int:
     command, rest = options.pop("command"), options.pop("arguments")
-    settings = load_settings(_flags(options), options.pop("config", None))
+    settings = load_settings(_flags(options), options.get("config"))
     set_up_logs(settings)
     match command, rest:
         case "serve", []:
@@ -54,6 +57,8 @@ def _run(options: dict[str, Any], given: Sequence[str]) -> int:
             return _call(settings, tool, sys.stdin.read() if arguments == "-" else arguments)
         case "tools", []:
             return _tools(settings, as_json=options["json"])
+        case "install" | "uninstall", [host]:
+            return _in_host(settings, host, options, installing=command == "install")
         case "token", [] | [_]:
             return _token(*rest)
         case "demo", []:
@@ -93,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
     parser.add_argument("--legacy", action="store_true", default=False, help="demo: as a client of the older protocol")
     parser.add_argument("--json", action="store_true", default=False, help="tools: print contracts as JSON")
+    parser.add_argument("--name", default="milvus", help="install, uninstall: name of the entry in the host")
+    parser.add_argument(
+        "--print", action="store_true", default=False, help="install, uninstall: show, and write nothing"
+    )
+    parser.add_argument("--yes", action="store_true", default=False, help="install, uninstall: write without asking")
     for name, field in Settings.model_fields.items():
         if name in FILE_ONLY:
             continue
@@ -154,6 +164,20 @@ def _tools(settings: Settings, *, as_json: bool) -> int:
 
     print(json.dumps([contract(tool) for tool in TOOLS], indent=2) if as_json else table(settings))
     return OK
+
+
+def _in_host(settings: Settings, host: str, options: dict[str, Any], *, installing: bool) -> int:
+    from mcp_server_milvus.hosts.command import Wish, install, uninstall
+
+    wish, flags = (
+        Wish.of(host, options),
+        {name: value for name, value in options.items() if name == "config"} | _flags(options),
+    )
+    if installing:
+        return install(wish, settings, flags)
+    if flags:
+        raise SettingsError(f"uninstall takes no settings: leave out --{next(iter(flags)).replace('_', '-')}")
+    return uninstall(wish, settings)
 
 
 def _token(name: str = "NAME") -> int:

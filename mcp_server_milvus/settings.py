@@ -101,7 +101,7 @@ def _checked_folders(folders: str) -> str:
     return folders
 
 
-def _credentials_apart(values: Mapping[str, Any]) -> dict[str, Any]:
+def credentials_apart(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with the credentials inside the uri as the token, unless they have a token too."""
     parts = _address(str(values.get("uri", "")))
     if parts is None or "@" not in parts.netloc:
@@ -378,7 +378,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _credentials_leave_the_uri(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return _credentials_apart(values)
+        return credentials_apart(values)
 
     @property
     def embedded_dir(self) -> Path | None:
@@ -450,7 +450,7 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
         _from_environment(EnvSettingsSource(Settings, env_prefix="", case_sensitive=True)),
         flags,
     )
-    for given in map(_credentials_apart, sources):
+    for given in map(credentials_apart, sources):
         if "user" in given:
             merged.pop("token", None)  # which would outrank it, though it comes from a weaker source
         merged |= given

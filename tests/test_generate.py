@@ -15,7 +15,7 @@ from mcp_server_milvus.settings import FILE_ONLY, Settings, default_data_dir
 from mcp_server_milvus.tools import TOOLS
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = ("tools", "settings", "errors")
+BLOCKS = ("hosts", "tools", "settings", "errors")
 EMPTY = (
     "# A project\n" + "\n".join(f"<!-- {block}: begin --><!-- {block}: end -->" for block in BLOCKS) + "\nThe end.\n"
 )
@@ -83,7 +83,7 @@ def test_what_was_just_generated_is_up_to_date(project: Project) -> None:
 
 def test_the_text_around_the_tables_stays(project: Project) -> None:
     text = project.readme.read_text("utf-8")
-    assert text.startswith("# A project\n<!-- tools: begin -->\n| tool |")
+    assert text.startswith("# A project\n<!-- hosts: begin -->\n| host |")
     assert text.endswith("|\n<!-- errors: end -->\nThe end.\n")
 
 
@@ -111,6 +111,17 @@ def test_check_names_a_contract_that_was_edited_and_writes_nothing(project: Proj
     assert result.returncode == 1
     assert result.stderr == "tools/contracts/search.json is not up to date: run tools/generate.py\n"
     assert json.loads(edited.read_text("utf-8")) == {"name": "search"}
+
+
+def test_check_names_an_example_that_was_edited(project: Project) -> None:
+    example = project.readme.with_name("claude_config.example.json")
+    assert json.loads(example.read_text("utf-8"))["mcpServers"].keys() == {"milvus"}
+    example.write_text("{}", "utf-8")
+    result = project.generate("--check")
+    assert (result.returncode, result.stderr) == (
+        1,
+        "claude_config.example.json is not up to date: run tools/generate.py\n",
+    )
 
 
 def test_check_names_a_contract_that_is_missing(project: Project) -> None:

@@ -37,6 +37,7 @@ LAYERS = {
     "limits": {"errors", "policy", "settings", "vocabulary"},
     "redaction": {"settings", "text"},
     "audit": {"errors", "milvus", "redaction", "settings", "signing"},
+    "hosts": {"hosts", "redaction", "settings", "text", "titles", "vocabulary"},
     "meter": set[str](),
     "text": {"text"},
     "milvus": {"compact", "errors", "importing", "milvus", "reach", "request_ids", "settings", "text", "vocabulary"},
@@ -64,16 +65,11 @@ LAYERS = {
 """The parts of the package that know no MCP, and what each may import of the others."""
 
 READERS_OF_THE_ENVIRONMENT = {
-    "cli",
-    "settings",
-    "titles",
-    "tracing",
-    "milvus.engine",
-    "milvus.embedded",
+    *("cli", "hosts.command", "settings", "titles", "tracing", "milvus.engine", "milvus.embedded"),
     "transports.workers",
 }
-"""`titles` takes the secrets out of the arguments, and `tracing` is asked for by standard variables; the others are an
-engine's `main`, and what processes inherit."""
+"""`titles` takes the secrets out of the arguments, `hosts.command` looks for the folders of hosts, `tracing` is asked for
+by standard variables; the others are an engine's `main`, and what processes inherit."""
 
 MADE_TO_CHANGE = {
     *("Condition", "ContextVar", "Counter", "Event", "Lock", "OrderedDict", "Queue", "RLock", "Semaphore"),

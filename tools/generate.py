@@ -1,6 +1,6 @@
-"""Rewrites what is derived from the code: tools/contracts/<tool>.json, server.json, and the tables of README.md.
+"""Rewrites what is derived from the code: contracts, server.json, the example, and the tables of README.md.
 
-The tables stand between markers: `<!-- tools: begin -->` and `<!-- tools: end -->`, likewise settings and errors.
+The tables stand between markers: `<!-- tools: begin -->` and `<!-- tools: end -->`; likewise hosts, settings, errors.
 With --check nothing is written, and each file that is not up to date is named.
 """
 
@@ -17,12 +17,17 @@ from pydantic.fields import FieldInfo
 
 from mcp_server_milvus import __version__, errors
 from mcp_server_milvus.commands import contract
+from mcp_server_milvus.hosts.entry import UVX, entry_for
+from mcp_server_milvus.hosts.links import cursor_page, vscode_page
+from mcp_server_milvus.hosts.merging import with_entry
+from mcp_server_milvus.hosts.table import HOSTS, SYSTEMS, shown_file
 from mcp_server_milvus.settings import FILE_ONLY, PREFIX, UNPREFIXED, Settings, is_switch
 from mcp_server_milvus.tools import TOOLS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRACTS = ROOT / "tools" / "contracts"
 README = ROOT / "README.md"
+EXAMPLE = ROOT / "claude_config.example.json"
 SUPPORT: dict[str, dict[str, str]] = json.loads((ROOT / "tools" / "support.json").read_text("utf-8"))
 """What the tests saw of each tool on each backend (`pytest --record-support`)."""
 
@@ -42,10 +47,12 @@ class NoPlace(Exception):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Rewrites tools/contracts/, server.json, and the tables of README.md.")
+    parser = argparse.ArgumentParser(
+        description="Rewrites contracts, server.json, the example and the README's tables."
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is not up to date")
     check = parser.parse_args().check
-    wanted, problems = {**contracts(), SERVER: as_json(listing())}, list[str]()
+    wanted, problems = contracts() | {EXAMPLE: example(), SERVER: as_json(listing())}, list[str]()
     try:
         wanted[README] = readme()
     except NoPlace as reason:
@@ -114,6 +121,12 @@ def variable(name: str, field: FieldInfo) -> dict[str, Any]:
     return {**described, **kind, **({"default": value} if value else {})}
 
 
+def example() -> str:
+    """The configuration of Claude Desktop that starts this server from the registry."""
+    host = HOSTS["claude-desktop"]
+    return with_entry("", host.servers, "milvus", entry_for(host, UVX, {}))
+
+
 def readme() -> str:
     """The README with its tables as they should be.
 
@@ -123,17 +136,18 @@ def readme() -> str:
     if not README.is_file():
         raise NoPlace(f"{shown(README)} is missing: its tables have no place")
     text = README.read_text("utf-8")
-    text = filled(text, "tools", tool_rows())
-    text = filled(text, "settings", setting_rows())
-    return filled(text, "errors", error_rows())
+    text = filled(text, "hosts", f"{table(host_rows())}\n\n{links()}")
+    text = filled(text, "tools", table(tool_rows()))
+    text = filled(text, "settings", table(setting_rows()))
+    return filled(text, "errors", table(error_rows()))
 
 
-def filled(text: str, block: str, rows: Iterable[tuple[str, ...]]) -> str:
+def filled(text: str, block: str, content: str) -> str:
     begin, end = f"<!-- {block}: begin -->", f"<!-- {block}: end -->"
     between = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
     if not between.search(text):
         raise NoPlace(f"{shown(README)} lacks the markers {begin} and {end}, in this order")
-    return between.sub(lambda _: f"\n{table(rows)}\n", text, count=1)
+    return between.sub(lambda _: f"\n{content}\n", text, count=1)
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:
@@ -145,6 +159,20 @@ def table(rows: Iterable[tuple[str, ...]]) -> str:
 
 def cell(text: str) -> str:
     return " ".join(text.replace("|", r"\|").split())
+
+
+def host_rows() -> Iterator[tuple[str, ...]]:
+    yield "host", "command", "file on Linux, macOS, Windows"
+    for host in HOSTS.values():
+        files = dict.fromkeys(shown_file(host, system) for system in SYSTEMS)
+        yield host.title, f"`mcp-server-milvus install {host.name}`", ", ".join(f"`{file}`" for file in files)
+
+
+def links() -> str:
+    """One click each, for what is in the registry."""
+    cursor = cursor_page("milvus", entry_for(HOSTS["cursor"], UVX, {}))
+    vscode = vscode_page("milvus", entry_for(HOSTS["vscode"], UVX, {}))
+    return f"Or with one click: [add to Cursor]({cursor}), [add to VS Code]({vscode})."
 
 
 def tool_rows() -> Iterator[tuple[str, ...]]:

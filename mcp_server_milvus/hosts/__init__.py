@@ -1,0 +1,1 @@
+"""How the hosts of MCP servers are told of this one."""
