@@ -4,6 +4,7 @@ import argparse
 import functools
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +15,21 @@ import anyio
 from mcp_server_milvus import __version__
 from mcp_server_milvus.importing import kept_imports
 from mcp_server_milvus.redaction import MaskingFormatter, Secrets
-from mcp_server_milvus.settings import FILE_ONLY, Settings, SettingsError, is_switch, load_settings, nearest
+from mcp_server_milvus.settings import (
+    FILE_ONLY,
+    Settings,
+    SettingsError,
+    is_switch,
+    load_settings,
+    nearest,
+    settings_and_origins,
+)
 from mcp_server_milvus.titles import without_secrets_in_title
 from mcp_server_milvus.transports.workers import inherited, serve_with_workers
 from mcp_server_milvus.vocabulary import Transport
 
 OK, TOOL_ERROR, USAGE_ERROR = 0, 1, 2
-COMMANDS = ("serve", "call", "tools", "token", "demo")
+COMMANDS = ("serve", "call", "tools", "token", "demo", "doctor")
 
 EPILOG = """\
 commands:
@@ -29,6 +38,7 @@ commands:
   tools [--json]        list the tools; --json prints their contracts
   token [NAME]          make a token for a client over http, and its entry for the file of --auth-tokens
   demo                  show the whole main job on a temporary database
+  doctor [--json]       check settings, folders, Milvus and embedders, and say what to do about what is wrong
 
 Every flag can also be set as MILVUS_MCP_<FLAG> (and MILVUS_URI, MILVUS_TOKEN, MILVUS_DB) in the environment or in .env,
 or as a key of the TOML file of --config. A flag beats the environment, the environment beats the file."""
@@ -46,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: dict[str, Any], given: Sequence[str]) -> int:
     command, rest = options.pop("command"), options.pop("arguments")
+    if command == "doctor" and not rest:
+        return _doctor(options)
     settings = load_settings(_flags(options), options.pop("config", None))
     stderr = logging.StreamHandler(sys.stderr)
     stderr.setFormatter(MaskingFormatter("%(levelname)s %(name)s: %(message)s", Secrets.of(settings)))
@@ -95,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mcp-server-milvus {__version__}")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
     parser.add_argument("--legacy", action="store_true", default=False, help="demo: as a client of the older protocol")
-    parser.add_argument("--json", action="store_true", default=False, help="tools: print contracts as JSON")
+    parser.add_argument("--json", action="store_true", default=False, help="tools, doctor: print JSON")
     for name, field in Settings.model_fields.items():
         if name in FILE_ONLY:
             continue
@@ -172,3 +184,17 @@ def _demo(settings: Settings, *, legacy: bool) -> int:
     from mcp_server_milvus.demo import run_demo
 
     return anyio.run(functools.partial(run_demo, settings, legacy=legacy))
+
+
+def _doctor(options: dict[str, Any]) -> int:
+    """Unlike the other commands it begins without settings: that they are wrong is one of its findings."""
+    from mcp_server_milvus.doctor.report import Report, examine
+
+    wants_colors = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    report = Report(as_json=options["json"], colors=wants_colors)
+    try:
+        settings, origins = settings_and_origins(_flags(options), options.get("config"))
+    except SettingsError as error:
+        return report.without_settings(str(error))
+    logging.basicConfig(level=logging.CRITICAL)  # what else would be logged is among the findings
+    return anyio.run(examine, settings, origins, report)
