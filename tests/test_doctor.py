@@ -94,7 +94,8 @@ async def test_each_setting_is_told_with_where_it_comes_from_and_no_secret_is(do
     config = doctor.folder / "settings.toml"
     config.write_text(
         'max_scan = 500\nmetrics_token = "s3cr3t-metrics-9431"\n'
-        '[embedders.own]\nbackend = "openai"\nmodel = "m"\nbase_url = "http://127.0.0.1:1/v1"\napi_key = "s3cr3t-own-9431"\n'
+        '[embedders.own]\nbackend = "openai"\nmodel = "m"\nbase_url = "http://127.0.0.1:1/v1"\n'
+        'api_key = "s3cr3t-own-9431"\ntimeout = 0.5\n'
     )
     arguments = ("--config", str(config), "--port", "8123", "--embed-api-key", "s3cr3t-key-9431")
     uri = "http://root:s3cr3t-uri-9431@127.0.0.1:1"
@@ -175,7 +176,7 @@ async def test_an_embedder_is_asked_one_text_and_compared_with_what_is_bound(doc
         found = await doctor.finds("--uri", uri, *flags, code=1)
         assert found["embedder default"]["said"].endswith("dimension 8")
         assert "dim: 8, not 16" in found["bound collections"]["said"]
-    found = await doctor.finds("--uri", uri, *flags, code=1)
+    found = await doctor.finds("--uri", uri, *flags, "--embed-timeout", "0.5", code=1)
     assert found["embedder default"]["state"] == "failure"
     assert "--embed-base-url" in found["embedder default"]["remedy"]
     assert found["Milvus"]["state"] == "ok"
