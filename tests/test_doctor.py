@@ -1,5 +1,6 @@
 """`mcp-server-milvus doctor`, as a person starts it."""
 
+import asyncio
 import json
 import os
 import socket
@@ -100,7 +101,9 @@ async def test_each_setting_is_told_with_where_it_comes_from_and_no_secret_is(do
     arguments = ("--config", str(config), "--port", "8123", "--embed-api-key", "s3cr3t-key-9431")
     uri = "http://root:s3cr3t-uri-9431@127.0.0.1:1"
     environment = {"MILVUS_URI": uri, "MILVUS_TOKEN": "s3cr3t-token-9431", "MILVUS_MCP_USER": "root"}
-    found = await doctor.finds(*arguments, code=1, **environment)
+    plain, found = await asyncio.gather(
+        doctor.says(*arguments, **environment), doctor.finds(*arguments, code=1, **environment)
+    )
     told = {check: each["said"] for check, each in found.items()}
     assert told["setting port"] == "8123 (--port)"
     assert told["setting uri"] == f"{NOTHING_LISTENS} (MILVUS_URI)"
@@ -110,7 +113,6 @@ async def test_each_setting_is_told_with_where_it_comes_from_and_no_secret_is(do
     assert told["setting password"].startswith("set (")
     assert told["setting confirm"] == "always (default)"
     assert found["Milvus"]["state"] == found["embedder own"]["state"] == "failure"
-    plain = await doctor.says(*arguments, **environment)
     assert plain.returncode == 1
     for secret in secrets:
         assert secret not in json.dumps(found) + plain.stdout + plain.stderr
@@ -150,6 +152,14 @@ async def test_a_milvus_that_never_answers_takes_no_longer_than_the_timeout_of_e
         assert time.monotonic() - begun < 15
     assert found["network"]["state"] == "ok"
     assert found["Milvus"]["state"] == "failure"
+
+
+async def test_a_port_that_speaks_no_tls_is_told_as_such(doctor: Doctor) -> None:
+    async with openai_server() as endpoint:
+        uri = endpoint.base_url.removesuffix("/v1").replace("http:", "https:")
+        found = await doctor.finds("--uri", uri, "--timeout", "2", code=1)
+    assert found["network"]["state"] == "ok"
+    assert "http://" in found["TLS"]["remedy"]
 
 
 async def test_a_data_folder_that_is_a_file_is_told_with_what_to_do(doctor: Doctor) -> None:

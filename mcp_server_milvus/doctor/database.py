@@ -11,6 +11,7 @@ from mcp_server_milvus.doctor.finding import Examined, Finding, failure, ok, sec
 from mcp_server_milvus.errors import Conflict, Denied, Error, NotFound
 from mcp_server_milvus.milvus.capabilities import Feature
 from mcp_server_milvus.milvus.engine import EngineFolder
+from mcp_server_milvus.vocabulary import MilvusIdentity
 
 CONNECT_SECONDS = 5.0
 LOOKED_AT = 100
@@ -54,38 +55,42 @@ async def check_network(examined: Examined) -> Finding | None:
     where = f"{address.hostname}:{address.port or 19530}"
     remedy = "check that Milvus runs, and --uri (MILVUS_URI); a container must publish the port"
     try:
-        with anyio.fail_after(min(CONNECT_SECONDS, seconds_of_a_check(examined.settings))):
+        with anyio.fail_after(min(CONNECT_SECONDS, seconds_of_a_check(examined.settings) / 2)):
             stream = await anyio.connect_tcp(address.hostname or "", address.port or 19530)
             await stream.aclose()
     except TimeoutError:
         return failure("network", f"{where} does not answer", f"{remedy}; a firewall may be in between")
     except OSError as error:
         return failure("network", f"{where}: {_reason(error)}", remedy)
+    examined.listens = True
     return ok("network", f"{where} accepts connections")
 
 
 def _reason(error: OSError) -> str:
-    return error.strerror or str(error.__cause__ or error)
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    if isinstance(cause, ConnectionRefusedError):
+        return "connection refused"
+    return cause.strerror or str(cause)
 
 
 async def check_tls(examined: Examined) -> Finding | None:
     """Whether the certificate of an https:// address is one that this machine trusts."""
     address = _address(examined)
-    if address is None or address.scheme != "https":
+    if address is None or address.scheme != "https" or not examined.listens:
         return None
+    remedy = "use http:// if the port speaks no TLS; else have its certificate made by an authority that is trusted"
     context = ssl.create_default_context()
     context.set_alpn_protocols(["h2"])
     try:
-        with anyio.fail_after(min(CONNECT_SECONDS, seconds_of_a_check(examined.settings))):
+        with anyio.fail_after(min(CONNECT_SECONDS, seconds_of_a_check(examined.settings) / 2)):
             stream = await anyio.connect_tcp(
                 address.hostname or "", address.port or 19530, ssl_context=context, tls_standard_compatible=False
             )
             await stream.aclose()
     except ssl.SSLError as error:
-        remedy = "use http:// if the port speaks no TLS; else have its certificate made by an authority that is trusted"
         return failure("TLS", error.reason or str(error), remedy)
-    except OSError:
-        return None  # that nothing answers is said already
+    except (OSError, anyio.BrokenResourceError, anyio.EndOfStream):
+        return failure("TLS", "the connection ended, or nothing came, instead of a certificate", remedy)
     return ok("TLS", "the certificate is trusted")
 
 
@@ -93,11 +98,13 @@ def _address(examined: Examined) -> SplitResult | None:
     return None if examined.settings.embedded_dir else urlsplit(examined.settings.uri)
 
 
-async def check_milvus(examined: Examined) -> Finding:
+async def check_milvus(examined: Examined) -> Finding | None:
     """Whether Milvus answers and takes the credentials, and its version. An embedded engine is started for that."""
+    if examined.settings.milvus_identity is MilvusIdentity.CALLER:
+        return None  # without a caller's account it cannot be asked
     credentials = "credentials accepted" if examined.settings.credentials else "no credentials set, none asked for"
     try:
-        examined.backend = await examined.app.clients.backend("")
+        examined.backend = await examined.app.with_everything().clients.backend("")
     except Denied as error:
         remedy = "check --token (MILVUS_TOKEN), or --user and --password: root:Milvus is the account of a new server"
         return failure("Milvus", f"authentication: {error.message}", remedy)

@@ -30,12 +30,17 @@ class Finding:
 
 @dataclass
 class Examined:
-    """What checks look at. `backend` is there once Milvus has answered: what needs it is not asked before."""
+    """What checks look at, and what they have learned: what cannot work is not tried again.
+
+    `listens`: the port of Milvus accepts connections. `backend` is there once Milvus has answered.
+    """
 
     settings: Settings
     origins: Mapping[str, str]
     app: App
+    listens: bool = False
     backend: Backend | None = None
+    every_embedder_answers: bool = True
 
 
 def ok(check: str, said: str) -> Finding:
