@@ -3,6 +3,8 @@
 import argparse
 import functools
 import json
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +15,21 @@ import anyio
 from mcp_server_milvus import __version__
 from mcp_server_milvus.importing import kept_imports
 from mcp_server_milvus.logs import set_up_logs
-from mcp_server_milvus.settings import FILE_ONLY, Settings, SettingsError, is_switch, load_settings, nearest
+from mcp_server_milvus.settings import (
+    FILE_ONLY,
+    Settings,
+    SettingsError,
+    is_switch,
+    load_settings,
+    nearest,
+    settings_and_origins,
+)
 from mcp_server_milvus.titles import without_secrets_in_title
 from mcp_server_milvus.transports.workers import inherited, serve_with_workers
 from mcp_server_milvus.vocabulary import Transport
 
 OK, TOOL_ERROR, USAGE_ERROR = 0, 1, 2
-COMMANDS = ("serve", "call", "tools", "install", "uninstall", "token", "demo")
+COMMANDS = ("serve", "call", "tools", "install", "uninstall", "doctor", "token", "demo")
 
 EPILOG = """\
 commands:
@@ -31,6 +41,7 @@ commands:
   uninstall HOST        take it out of that host again
   token [NAME]          make a token for a client over http, and its entry for the file of --auth-tokens
   demo                  show the whole main job on a temporary database
+  doctor [--json]       check settings, folders, Milvus and embedders, and say what to do about what is wrong
 
 Every flag can also be set as MILVUS_MCP_<FLAG> (and MILVUS_URI, MILVUS_TOKEN, MILVUS_DB) in the environment or in .env,
 or as a key of the TOML file of --config. A flag beats the environment, the environment beats the file."""
@@ -40,16 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit code: 0, 1 for an error of a tool or server, 2 for bad usage."""
     try:
         arguments = without_secrets_in_title() if argv is None else argv
-        return _run(vars(_parser().parse_intermixed_args(arguments)), arguments)
+        options = vars(_parser().parse_intermixed_args(arguments))
+        command, rest = options.pop("command"), options.pop("arguments")
+        if (command, rest) == ("doctor", []):
+            return _doctor(options)  # which begins without settings: that they are wrong is one of its findings
+        settings = load_settings(_flags(options), options.get("config"))
+        set_up_logs(settings)
+        return _run(command, rest, settings, options, arguments)
     except SettingsError as error:
         print(f"mcp-server-milvus: {error}", file=sys.stderr)
         return USAGE_ERROR
 
 
-def _run(options: dict[str, Any], given: Sequence[str]) -> int:
-    command, rest = options.pop("command"), options.pop("arguments")
-    settings = load_settings(_flags(options), options.get("config"))
-    set_up_logs(settings)
+def _run(command: str, rest: list[str], settings: Settings, options: dict[str, Any], given: Sequence[str]) -> int:
     match command, rest:
         case "serve", []:
             return _serve(settings, given)
@@ -97,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mcp-server-milvus {__version__}")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with settings")
     parser.add_argument("--legacy", action="store_true", default=False, help="demo: as a client of the older protocol")
-    parser.add_argument("--json", action="store_true", default=False, help="tools: print contracts as JSON")
+    parser.add_argument("--json", action="store_true", default=False, help="tools, doctor: print JSON")
     parser.add_argument("--name", default="milvus", help="install, uninstall: name of the entry in the host")
     parser.add_argument(
         "--print", action="store_true", default=False, help="install, uninstall: show, and write nothing"
@@ -169,10 +183,8 @@ def _tools(settings: Settings, *, as_json: bool) -> int:
 def _in_host(settings: Settings, host: str, options: dict[str, Any], *, installing: bool) -> int:
     from mcp_server_milvus.hosts.command import Wish, install, uninstall
 
-    wish, flags = (
-        Wish.of(host, options),
-        {name: value for name, value in options.items() if name == "config"} | _flags(options),
-    )
+    wish = Wish.of(host, options)
+    flags = {name: value for name, value in options.items() if name == "config"} | _flags(options)
     if installing:
         return install(wish, settings, flags)
     if flags:
@@ -193,3 +205,16 @@ def _demo(settings: Settings, *, legacy: bool) -> int:
     from mcp_server_milvus.demo import run_demo
 
     return anyio.run(functools.partial(run_demo, settings, legacy=legacy))
+
+
+def _doctor(options: dict[str, Any]) -> int:
+    from mcp_server_milvus.doctor.report import Report, examine
+
+    wants_colors = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    report = Report(as_json=options["json"], colors=wants_colors)
+    try:
+        settings, origins = settings_and_origins(_flags(options), options.get("config"))
+    except SettingsError as error:
+        return report.without_settings(str(error))
+    logging.basicConfig(level=logging.CRITICAL)  # what else would be logged is among the findings
+    return anyio.run(examine, settings, origins, report)

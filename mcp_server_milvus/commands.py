@@ -36,7 +36,7 @@ async def serve(settings: Settings, inherited: "Inherited | None" = None) -> Non
         SettingsError: the toolsets name what there is not, or some settings do not go together.
         OSError: the port cannot be listened on.
     """
-    _require_reachable(settings)
+    require_reachable(settings)
     over = _over_stdio if settings.transport is Transport.STDIO else partial(_over_http, inherited=inherited)
     try:
         async with open_app(settings) as app:
@@ -45,10 +45,18 @@ async def serve(settings: Settings, inherited: "Inherited | None" = None) -> Non
         raise _first(failures) from None  # the groups are task groups', and say nothing
 
 
-def _require_reachable(settings: Settings) -> None:
+def require_reachable(settings: Settings) -> None:
     """Raises SettingsError where every call would fail that names no database."""
     if not Policy(settings).reach.sees_database(settings.db_name):
         raise SettingsError(f"databases: {settings.databases!r} leaves out {settings.db_name!r}; set db_name, too")
+
+
+def require_one_client(settings: Settings) -> None:
+    """Raises SettingsError for settings that make sense over http only."""
+    if settings.milvus_identity is MilvusIdentity.CALLER:
+        raise SettingsError("milvus_identity caller: its accounts come in headers; set transport http")
+    if settings.auth_tokens or settings.auth_issuer:
+        raise SettingsError("auth_tokens, auth_issuer: stdio has one client and no tokens; set transport http")
 
 
 def _first(failures: BaseExceptionGroup[Exception]) -> Exception:
@@ -59,10 +67,7 @@ def _first(failures: BaseExceptionGroup[Exception]) -> Exception:
 async def _over_stdio(app: App, tools: Sequence[Tool[Any, Any]]) -> None:
     from mcp_server_milvus.transports.stdio import serve_stdio
 
-    if app.settings.milvus_identity is MilvusIdentity.CALLER:
-        raise SettingsError("milvus_identity caller: its accounts come in headers; set transport http")
-    if app.settings.auth_tokens or app.settings.auth_issuer:
-        raise SettingsError("auth_tokens, auth_issuer: stdio has one client and no tokens; set transport http")
+    require_one_client(app.settings)
     server = build_server(app, tools)
     async with tracing(server):
         await serve_stdio(server)  # which imports pymilvus for the first call: many hosts never make one

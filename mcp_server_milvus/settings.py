@@ -436,28 +436,52 @@ def is_switch(name: str) -> bool:
     return annotation in (bool, bool | None)
 
 
+class _Source(NamedTuple):
+    """What one place sets, and for each setting what it is called there."""
+
+    values: Mapping[str, Any]
+    names: Mapping[str, str]
+
+
 def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
     """The settings in force. Reads the process's environment, `.env` in the working folder, and `config` (TOML).
 
     Raises:
         SettingsError: an unknown variable `MILVUS_MCP_*` or key, a value that does not fit, or an unreadable file.
     """
+    return settings_and_origins(flags, config)[0]
+
+
+def settings_and_origins(flags: Mapping[str, Any], config: Path | None = None) -> tuple[Settings, dict[str, str]]:
+    """The settings in force, and for each that is set somewhere by what: a flag, a variable or a key of a file.
+
+    Raises:
+        SettingsError: as `load_settings`.
+    """
     merged: dict[str, Any] = {}
-    config = config or _config_from_environment()
-    sources: tuple[Mapping[str, Any], ...] = (
-        _from_toml(config) if config else {},
-        _from_dotenv(),
-        _from_environment(EnvSettingsSource(Settings, env_prefix="", case_sensitive=True)),
-        flags,
-    )
-    for given in map(credentials_apart, sources):
+    origins: dict[str, str] = {}
+    for source in _sources(flags, config or _config_from_environment()):
+        given = credentials_apart(source.values)
         if "user" in given:
             merged.pop("token", None)  # which would outrank it, though it comes from a weaker source
+            origins.pop("token", None)
         merged |= given
+        origins |= {name: source.names.get(name) or source.names["uri"] for name in given}
     try:
-        return Settings(**merged)
+        return Settings(**merged), origins
     except ValidationError as error:
         raise SettingsError(_described(error)) from None
+
+
+def _sources(flags: Mapping[str, Any], config: Path | None) -> tuple[_Source, ...]:
+    """The weakest first."""
+    environment = EnvSettingsSource(Settings, env_prefix="", case_sensitive=True)
+    return (
+        *((_from_toml(config),) if config else ()),
+        _from_dotenv(),
+        _from_environment(environment, where=""),
+        _Source(flags, {name: "--" + name.replace("_", "-") for name in flags}),
+    )
 
 
 def _config_from_environment() -> Path | None:
@@ -465,7 +489,7 @@ def _config_from_environment() -> Path | None:
     return Path(path) if path else None
 
 
-def _from_toml(path: Path) -> Mapping[str, Any]:
+def _from_toml(path: Path) -> _Source:
     if not path.is_file():
         raise SettingsError(f"--config: there is no file {path}")
     try:
@@ -475,21 +499,21 @@ def _from_toml(path: Path) -> Mapping[str, Any]:
     for key in values:
         if key not in Settings.model_fields:
             raise SettingsError(f"unknown key {key!r} in {path}{nearest(key, Settings.model_fields)}")
-    return values
+    return _Source(values, {key: f"{key} in {path}" for key in values})
 
 
-def _from_dotenv() -> Mapping[str, Any]:
+def _from_dotenv() -> _Source:
     try:
         source = DotEnvSettingsSource(Settings, env_file=".env", env_prefix="", case_sensitive=True)
     except (OSError, ValueError) as error:
         raise SettingsError(f".env cannot be read: {error}") from None
-    return _from_environment(source)
+    return _from_environment(source, where=f" in {Path('.env').absolute()}")
 
 
-def _from_environment(source: EnvSettingsSource) -> Mapping[str, Any]:
+def _from_environment(source: EnvSettingsSource, *, where: str) -> _Source:
     known = {PREFIX + name.upper(): name for name in Settings.model_fields if name not in FILE_ONLY}
-    values: dict[str, Any] = {
-        UNPREFIXED[name]: value for name, value in source.env_vars.items() if name in UNPREFIXED and _is_given(value)
+    told = {
+        UNPREFIXED[name]: name for name, value in source.env_vars.items() if name in UNPREFIXED and _is_given(value)
     }
     for name, value in source.env_vars.items():
         if not name.startswith(PREFIX) or name == PREFIX + "CONFIG":
@@ -497,8 +521,9 @@ def _from_environment(source: EnvSettingsSource) -> Mapping[str, Any]:
         if name not in known:
             raise SettingsError(f"unknown variable {name}{nearest(name, known)}")
         if _is_given(value):
-            values[known[name]] = value
-    return values
+            told[known[name]] = name
+    values = {setting: source.env_vars[name] for setting, name in told.items()}
+    return _Source(values, {setting: name + where for setting, name in told.items()})
 
 
 def _is_given(value: str | None) -> bool:

@@ -68,8 +68,8 @@ READERS_OF_THE_ENVIRONMENT = {
     *("cli", "hosts.command", "settings", "titles", "tracing", "milvus.engine", "milvus.embedded"),
     "transports.workers",
 }
-"""`titles` takes the secrets out of the arguments, `hosts.command` looks for the folders of hosts, `tracing` is asked for
-by standard variables; the others are an engine's `main`, and what processes inherit."""
+"""`titles` takes the secrets out of the arguments, `hosts.command` looks for the folders of hosts, `tracing` is asked
+for by standard variables; the others are an engine's `main`, and what processes inherit."""
 
 MADE_TO_CHANGE = {
     *("Condition", "ContextVar", "Counter", "Event", "Lock", "OrderedDict", "Queue", "RLock", "Semaphore"),
