@@ -2,6 +2,7 @@
 
 from mcp_server_milvus.doctor.finding import Examined, Finding, failure, ok, warning
 from mcp_server_milvus.errors import Conflict, EmbedderFailed, Error, NotFound
+from mcp_server_milvus.vocabulary import EmbedderBackend
 
 LOOKED_AT = 20
 """Collections whose bindings are looked at."""
@@ -17,12 +18,18 @@ async def check_embedder(examined: Examined, name: str) -> Finding:
         vector = await examined.app.embedders.named(name).embed_query(TEXT)
     except EmbedderFailed as error:
         examined.every_embedder_answers = False
-        own = name == "default"
-        where = "--embed-base-url, --embed-model and --embed-api-key" if own else f"[embedders.{name}] of the file"
-        return failure(f"embedder {name}", f"{told}: {error.message}", f"check {where}; {error.hint}".rstrip("; "))
+        return failure(f"embedder {name}", error.message, _remedy(name, settings.backend, error.hint))
     except Error as error:
         return failure(f"embedder {name}", f"{told}: {error.message}", error.hint or "run doctor again")
     return ok(f"embedder {name}", f"{told} answers, dimension {len(vector)}")
+
+
+def _remedy(name: str, backend: EmbedderBackend, hint: str) -> str:
+    if name != "default":
+        return f"{hint}; check [embedders.{name}] of the TOML file"
+    if backend is EmbedderBackend.OPENAI:
+        return f"{hint}; check --embed-base-url, --embed-model and --embed-api-key"
+    return hint or "check --embed-model and --embed-model-dir"
 
 
 async def check_bindings(examined: Examined) -> Finding | None:
