@@ -54,6 +54,7 @@ class App:
     audit: AuditLog
     identities: Identities
     report_progress: ReportProgress = report_nothing
+    is_serving: bool = False
     meter: Meter = field(default_factory=Meter)
 
     def seen_by(self, caller: Caller) -> "App":

@@ -13,10 +13,11 @@ from mcp.server.mcpserver import MCPServer
 from mcp_types import CallToolResult
 
 from mcp_server_milvus.app import App, open_app
+from mcp_server_milvus.calls import call, refused
 from mcp_server_milvus.compact import compact
 from mcp_server_milvus.policy import Policy
 from mcp_server_milvus.progress_bar import shown_progress
-from mcp_server_milvus.server import annotations, build_server, call, refused
+from mcp_server_milvus.server import annotations, build_server
 from mcp_server_milvus.settings import Settings, SettingsError
 from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.tools import TOOLS

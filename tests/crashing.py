@@ -21,7 +21,7 @@ import grpc
 from mcp_server_milvus import undo
 from mcp_server_milvus.app import open_app
 from mcp_server_milvus.milvus import client, importing, kept, packing, translate
-from mcp_server_milvus.server import call
+from mcp_server_milvus.calls import call
 from mcp_server_milvus.settings import load_settings
 from mcp_server_milvus.tools import TOOLS
 

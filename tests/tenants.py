@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from mcp_server_milvus.app import App, open_app
+from mcp_server_milvus.calls import call
 from mcp_server_milvus.policy import LOCAL, Caller
-from mcp_server_milvus.server import call
 from mcp_server_milvus.settings import load_settings
 from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.tools import TOOLS

@@ -21,9 +21,10 @@ from mcp_types import CallToolResult
 from pydantic import SecretStr
 
 from mcp_server_milvus.app import App, open_app
+from mcp_server_milvus.calls import call
 from mcp_server_milvus.errors import Conflict
 from mcp_server_milvus.policy import LOCAL
-from mcp_server_milvus.server import build_server, call
+from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.tool import Input, Output, tool
 from mcp_server_milvus.vocabulary import Effect, Toolset

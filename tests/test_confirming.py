@@ -27,8 +27,9 @@ from mcp_types import (
 from pydantic import SecretStr
 
 from mcp_server_milvus.app import open_app
+from mcp_server_milvus.calls import call
 from mcp_server_milvus.policy import Caller
-from mcp_server_milvus.server import build_server, call
+from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.signing import HEAD_BYTES, KEY_BYTES, MAC_BYTES, Bound, Signatures, signed_token
 from mcp_server_milvus.tools import TOOLS

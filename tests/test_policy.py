@@ -7,8 +7,9 @@ import pytest
 from mcp.client import Client
 
 from mcp_server_milvus.app import open_app
+from mcp_server_milvus.calls import not_offered
 from mcp_server_milvus.policy import LOCAL, NOBODY, Caller, Policy, offered
-from mcp_server_milvus.server import build_server, not_offered
+from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import SettingsError, load_settings
 from mcp_server_milvus.tools import TOOLS
 from mcp_server_milvus.vocabulary import Effect, Scope, Toolset

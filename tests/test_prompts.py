@@ -1,6 +1,7 @@
 """Prompts, completions and the instructions: what a person and a model find without documentation."""
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,16 @@ async def test_names_are_completed_from_what_is_there(tmp_path: Path) -> None:
         assert found.completion.values == []
         found = await client.complete(asked, {"name": "field_name", "value": ""}, {"collection_name": "none"})
         assert found.completion.values == []
+
+
+async def test_what_is_looked_up_for_a_client_is_in_the_audit_log_as_its_own(tmp_path: Path) -> None:
+    log = tmp_path / "audit.jsonl"
+    async with client_of(tmp_path / "data", audit=str(log)) as client:
+        await made(client, "looked_up")
+        await client.complete(COLLECTION, {"name": "collection", "value": ""})
+        await client.read_resource("milvus://default/looked_up/1")
+    last = [json.loads(line) for line in log.read_text("utf-8").splitlines()][-2:]
+    assert [(each["tool"], each["transport"]) for each in last] == [("list_collections", "stdio"), ("get", "stdio")]
 
 
 async def test_nothing_is_completed_while_milvus_is_down(tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ def test_a_text_is_found_by_its_meaning(shell: Shell, tmp_path: Path) -> None:
     assert not done.stderr
 
 
+def test_the_entry_for_a_host_starts_the_installed_command(shell: Shell) -> None:
+    done = shell(commands("**Into a host**"))
+    entry = json.loads(done.stdout)["mcpServers"]["milvus"]
+    assert "--read-only" in entry["args"]
+    assert Path(entry["command"]).is_file()
+    assert done.returncode == 0
+
+
 def test_what_is_piped_is_answered_before_it_exits(shell: Shell) -> None:
     done = shell(commands("**Piped**"))
     initialized, listed = map(json.loads, done.stdout.splitlines())
