@@ -118,7 +118,7 @@ def listed(tools: Collection[str]) -> list[ListedPrompt]:
     return [
         ListedPrompt(
             name=name,
-            title=prompt.title,
+            description=prompt.title,
             arguments=[
                 PromptArgument(name=argument, description=description, required=argument in prompt.required)
                 for argument, description in prompt.arguments.items()
