@@ -25,7 +25,6 @@ from mcp_server_milvus.settings import (
     settings_and_origins,
 )
 from mcp_server_milvus.titles import without_secrets_in_title
-from mcp_server_milvus.transports.workers import inherited, serve_with_workers
 from mcp_server_milvus.vocabulary import Transport
 
 OK, TOOL_ERROR, USAGE_ERROR = 0, 1, 2
@@ -145,10 +144,14 @@ def _flags(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _serve(settings: Settings, given: Sequence[str]) -> int:
-    parent = inherited()
+    parent = None
     try:
-        if settings.workers > 1 and parent is None:
-            return anyio.run(serve_with_workers, settings, given)
+        if settings.workers > 1:
+            from mcp_server_milvus.transports.workers import inherited, serve_with_workers
+
+            parent = inherited()
+            if parent is None:
+                return anyio.run(serve_with_workers, settings, given)
         with kept_imports():
             from mcp_server_milvus.commands import serve
         anyio.run(serve, settings, parent)
