@@ -15,6 +15,7 @@ from mcp_types import CallToolResult
 from mcp_server_milvus.app import App, open_app
 from mcp_server_milvus.calls import call, refused
 from mcp_server_milvus.compact import compact
+from mcp_server_milvus.notices import Subscribed
 from mcp_server_milvus.policy import Policy
 from mcp_server_milvus.progress_bar import shown_progress
 from mcp_server_milvus.server import annotations, build_server
@@ -69,9 +70,12 @@ async def _over_stdio(app: App, tools: Sequence[Tool[Any, Any]]) -> None:
     from mcp_server_milvus.transports.stdio import serve_stdio
 
     require_one_client(app.settings)
-    server = build_server(app, tools)
+    subscribed = Subscribed()
+    server = build_server(app, tools, subscribed=subscribed)
     async with tracing(server):
-        await serve_stdio(server)  # which imports pymilvus for the first call: many hosts never make one
+        await serve_stdio(
+            server, subscribed=subscribed
+        )  # which imports pymilvus for the first call: many hosts never make one
 
 
 async def _over_http(app: App, tools: Sequence[Tool[Any, Any]], inherited: "Inherited | None") -> None:
@@ -84,7 +88,7 @@ async def _over_http(app: App, tools: Sequence[Tool[Any, Any]], inherited: "Inhe
     metrics = wanted_metrics(settings, [tool.name for tool in tools])
     seen = replace(app, meter=metrics) if metrics else app
     async with open_verifier(settings) as verifier:
-        asked = {"auth": auth_settings(settings), "token_verifier": verifier} if verifier else {}
+        asked: dict[str, Any] = {"auth": auth_settings(settings), "token_verifier": verifier} if verifier else {}
         server = build_server(seen, tools, **asked)
         if metrics:
             metrics.watch(app, sessions_of(server))

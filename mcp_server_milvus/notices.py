@@ -3,9 +3,12 @@
 from typing import Any
 
 from mcp.server.mcpserver import Context
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, EmptyResult, SubscribeRequestParams, UnsubscribeRequestParams
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from mcp_server_milvus.addresses import collection_address
+from mcp_server_milvus.addresses import collection_address, parsed
+from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.vocabulary import Effect, Toolset, Transport
 
@@ -17,8 +20,39 @@ LISTED_ANEW = frozenset(
 IN_COLLECTIONS = frozenset({Toolset.DATA, Toolset.SCHEMA, Toolset.OPERATIONS})
 
 
+MOST_SUBSCRIBED = 1_000
+"""Addresses that one client may be told of."""
+
+
+class Subscribed:
+    """What the client at the other end of stdio wants to be told of, in the older protocol."""
+
+    def __init__(self) -> None:
+        self.addresses: set[str] = set()
+
+    async def subscribe(self, _: Any, params: SubscribeRequestParams) -> EmptyResult:
+        """Notes one address more.
+
+        Raises:
+            MCPError: it is none of a collection or an entity, or there are too many.
+        """
+        if parsed(params.uri) is None or len(self.addresses) >= MOST_SUBSCRIBED:
+            raise MCPError(INVALID_PARAMS, f"subscribe to at most {MOST_SUBSCRIBED} collections")
+        self.addresses.add(params.uri)
+        return EmptyResult()
+
+    async def unsubscribe(self, _: Any, params: UnsubscribeRequestParams) -> EmptyResult:
+        """Forgets it."""
+        self.addresses.discard(params.uri)
+        return EmptyResult()
+
+
 async def tell(
-    tool: Tool[Any, Any], arguments: dict[str, Any], db_name: str, transport: Transport, context: Context[Any, Any]
+    tool: Tool[Any, Any],
+    arguments: dict[str, Any],
+    settings: Settings,
+    subscribed: Subscribed,
+    context: Context[Any, Any],
 ) -> None:
     """Tells of what a call has changed that has succeeded. Asks Milvus nothing.
 
@@ -28,9 +62,12 @@ async def tell(
         return
     name = arguments.get("collection_name")
     if isinstance(name, str):
-        await context.notify_resource_updated(collection_address(arguments.get("db_name") or db_name, name))
+        address = collection_address(arguments.get("db_name") or settings.db_name, name)
+        await context.notify_resource_updated(address)
+        if address in subscribed.addresses:
+            await context.session.send_resource_updated(address)
     if tool.name in LISTED_ANEW:
-        await tell_of_list(transport, context)
+        await tell_of_list(settings.transport, context)
 
 
 async def tell_of_list(transport: Transport, context: Context[Any, Any]) -> None:

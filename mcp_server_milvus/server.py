@@ -35,7 +35,7 @@ from mcp_server_milvus.calls import call, refused
 from mcp_server_milvus.completions import completed
 from mcp_server_milvus.confirming import state_security
 from mcp_server_milvus.instructions import instructions
-from mcp_server_milvus.notices import tell, tell_of_list
+from mcp_server_milvus.notices import Subscribed, tell, tell_of_list
 from mcp_server_milvus.policy import Policy
 from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.tool import Tool
@@ -44,7 +44,9 @@ from mcp_server_milvus.vocabulary import Effect
 LIST_TTL_MS = 60_000
 
 
-def build_server(app: App, tools: Iterable[Tool[Any, Any]], **options: Any) -> MCPServer[None]:
+def build_server(
+    app: App, tools: Iterable[Tool[Any, Any]], *, subscribed: Subscribed | None = None, **options: Any
+) -> MCPServer[None]:
     """An MCP server that offers the tools on this App. The App is opened and closed by the caller, not by sessions.
 
     The options are the SDK's. With `auth` among them, whoever shows no token may do nothing.
@@ -65,6 +67,7 @@ def build_server(app: App, tools: Iterable[Tool[Any, Any]], **options: Any) -> M
     )
     server.known = {tool.name: tool for tool in offered}
     server.seen_now = lambda: app.seen_by(current_caller(authenticated=authenticated))
+    server.subscribed = subscribed or Subscribed()
     server.completion()(server.complete)
     return server
 
@@ -94,6 +97,7 @@ class _MilvusServer(MCPServer[None]):
 
     known: Mapping[str, "_SdkTool"] = MappingProxyType({})
     seen_now: Callable[[], App]
+    subscribed: Subscribed
     _lists_collections = True
 
     async def list_tools(self) -> list[ListedTool]:
@@ -146,7 +150,7 @@ class _MilvusServer(MCPServer[None]):
         if not self._lists_collections:  # the database is used for the first time since the resources were listed
             self._lists_collections = True
             await tell_of_list(settings.transport, context)
-        await tell(tool, arguments, settings.db_name, settings.transport, context)
+        await tell(tool, arguments, settings, self.subscribed, context)
 
     def _names(self, app: App) -> list[str]:
         """The tools that the caller may call."""

@@ -1,6 +1,11 @@
 """What a client reads by address, in both eras of the protocol, and what it is told of changes."""
 
+# pyright: reportDeprecated=false
+# Clients of the older protocol subscribe in the older way.
+
 import json
+import os
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +14,8 @@ from typing import Any
 import anyio
 import pytest
 from mcp.client import Client
-from mcp.shared.exceptions import MCPError
+from mcp.client.stdio import StdioServerParameters
+from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from mcp.shared.subscriptions import ResourceUpdated
 from mcp_types import TextResourceContents
 
@@ -142,3 +148,41 @@ async def test_who_listens_is_told_of_a_collection_that_changes(tmp_path: Path) 
                 entity = {"id": 3, "vector": [1, 1]}
                 await client.call_tool("insert", {"collection_name": "res_heard", "data": [entity]})
                 assert await anext(aiter(heard)) == ResourceUpdated(uri=uri)
+
+
+async def test_over_stdio_a_client_of_the_older_protocol_is_told_of_what_it_has_subscribed_to(tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+
+    async def note(message: Any) -> None:
+        told.append((getattr(message, "method", ""), getattr(getattr(message, "params", None), "uri", "")))
+
+    uri = "milvus://default/res_subscribed"
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "mcp_server_milvus", "--confirm", "never"],
+        env={**os.environ, "MILVUS_MCP_DATA_DIR": str(tmp_path / "data")},
+        cwd=str(tmp_path),
+    )
+    async with Client(server, mode="legacy", message_handler=note) as client:
+        assert client.server_capabilities.resources is not None
+        assert (client.server_capabilities.resources.subscribe, client.server_capabilities.resources.list_changed) == (
+            True,
+            True,
+        )
+        await made(client, "res_subscribed")
+        for wrong in ("nonsense", "milvus://"):
+            with pytest.warns(MCPDeprecationWarning), pytest.raises(MCPError):
+                await client.subscribe_resource(wrong)
+        with pytest.warns(MCPDeprecationWarning):
+            await client.subscribe_resource(uri)
+        await client.call_tool("insert", {"collection_name": "res_subscribed", "data": [{"id": 3, "vector": [1, 1]}]})
+        with anyio.fail_after(20):
+            while ("notifications/resources/updated", uri) not in told:
+                await anyio.sleep(0.01)
+        assert ("notifications/resources/list_changed", "") in told
+        with pytest.warns(MCPDeprecationWarning):
+            await client.unsubscribe_resource(uri)
+        told.clear()
+        await client.call_tool("delete", {"collection_name": "res_subscribed", "ids": [3]})
+        await client.call_tool("count", {"collection_name": "res_subscribed"})
+        assert ("notifications/resources/updated", uri) not in told

@@ -27,23 +27,32 @@ from mcp_types import (
     JSONRPCRequest,
     JSONRPCResponse,
     RequestId,
+    SubscribeRequestParams,
+    UnsubscribeRequestParams,
     jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from mcp_server_milvus.notices import Subscribed
 from mcp_server_milvus.transports.signals import on_stop_signal
 from mcp_server_milvus.transports.streams import Writer, standard_streams
 
 MESSAGE_LIMIT = 256 * 1024 * 1024
 
 
-async def serve_stdio(server: MCPServer[Any], *, drain_seconds: float = 60) -> None:
+async def serve_stdio(
+    server: MCPServer[Any], *, drain_seconds: float = 60, subscribed: Subscribed | None = None
+) -> None:
     """Serve the client at standard input and output until its input ends, or SIGTERM or SIGINT, or it reads no more.
 
     Calls in flight are then answered, for at most `drain_seconds`, and everything is written out before this returns.
+    With `subscribed`, a client of the older protocol can subscribe to resources.
     """
     lowlevel = server._lowlevel_server  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    if subscribed:
+        lowlevel.add_request_handler("resources/subscribe", SubscribeRequestParams, subscribed.subscribe)
+        lowlevel.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, subscribed.unsubscribe)
     options = lowlevel.create_initialization_options(NotificationOptions(resources_changed=True))
     reader = asyncio.StreamReader(limit=MESSAGE_LIMIT)
     lines, calls = _Lines(reader), _Calls()
