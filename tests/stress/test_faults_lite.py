@@ -397,8 +397,10 @@ async def racers(data: Path, servers: int) -> AsyncGenerator[list[str]]:
 WALL_CLOCK = {
     "audit.py": "when a call was made",
     "auth/tokens.py": "when a token expires, and whether a file is old enough for its time of change to be believed",
+    "doctor/serving.py": "when a certificate expires",
     "dropped.py": "until when what was dropped is kept",
     "embedding/openai.py": "a date that an endpoint names",
+    "hosts/command.py": "a name for a copy of a file",
     "milvus/folders.py": "how old a file is",
     "milvus/kept.py": "until when entities are kept, and how old a file is",
     "milvus/properties.py": "a name for a file that cannot be read",
