@@ -4,19 +4,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mcp_server_milvus.errors import Error
-from mcp_server_milvus.milvus.capabilities import Backend, Feature
+from mcp_server_milvus.milvus.capabilities import FEATURES, Backend, Feature, shown
 from mcp_server_milvus.vocabulary import DataType, FunctionType
 
 FILTERS = """\
 # Filters
 An expression over the fields of a collection; texts in quotes; `and`, `or`, `not`, brackets.
-- compare: `year > 2020`, `0 <= score < 1`, `title == "Dune"`, `genre != "poetry"`
+- compare: `year > 2020`, `score >= 0 and score < 1`, `title == "Dune"`, `genre != "poetry"`
 - one of several: `genre in ["novel", "essay"]`, `id not in [1, 2]`
-- beginnings and parts of a text: `title like "Du%"`, `title like "%une"`
-- JSON and the dynamic field: `meta["lang"] == "en"`; a value of the dynamic field by its name: `page > 3`
-- arrays: `array_contains(tags, "new")`, `array_contains_any(tags, ["a", "b"])`, `array_length(tags) > 2`
+- texts by their beginning: `title like "Du%"`; {parts}
+- JSON and the dynamic field: `meta["lang"] == "en"`, `exists meta["lang"]`; in the dynamic field, by name: `page > 3`
+- arrays: `array_contains(tags, "new")`, `array_contains_any(tags, ["a", "b"])`, `array_length(tags) == 3`
 - missing values: {nulls}
-- arithmetic: `(year - 1900) % 10 == 0`; only numbers that are not zero can divide
+- arithmetic: `year / 10 == 203`; only numbers that are not zero can divide
 
 Values of a user go into filter_params, never into the text: filter `author == {{name}}` with filter_params
 {{"name": "O'Brien"}}. Comparing is exact: case matters, and `5` is no `"5"`. A filter that does not parse is answered
@@ -24,8 +24,8 @@ with the place, the fields with their types, and what was probably meant.
 
 A collection's own fields: describe_collection. How many entities match: count with the filter."""
 
-NULLS = "`note is null`, `note is not null`"
-NO_NULLS = "there are none on {backend}: every field has a value"
+PARTS, NO_PARTS = 'by its end or a part: `title like "%une"`', "not by its end or a part on {backend}"
+NULLS, NO_NULLS = "`note is null`, `note is not null`", "there are none on {backend}: every field has a value"
 
 INDEX_TYPES = """\
 # Index types
@@ -72,8 +72,14 @@ class Guide:
 
 def filters(backend: Backend | None) -> str:
     """How to write a filter."""
-    lacks_nulls = backend and not backend.has(Feature.NULLABLE)
-    return FILTERS.format(nulls=NO_NULLS.format(backend=backend) if lacks_nulls else NULLS)
+    parts = _here_or_not(backend, Feature.PARTS_OF_TEXTS, PARTS, NO_PARTS)
+    return FILTERS.format(parts=parts, nulls=_here_or_not(backend, Feature.NULLABLE, NULLS, NO_NULLS))
+
+
+def _here_or_not(backend: Backend | None, feature: Feature, there: str, absent: str) -> str:
+    if backend is None:
+        return f"{there}, from Milvus {shown(FEATURES[feature].since or (0, 0, 0))} on"
+    return there if backend.has(feature) else absent.format(backend=backend)
 
 
 def index_types(backend: Backend | None) -> str:

@@ -19,7 +19,6 @@ LISTED_ANEW = frozenset(
 
 IN_COLLECTIONS = frozenset({Toolset.DATA, Toolset.SCHEMA, Toolset.OPERATIONS})
 
-
 MOST_SUBSCRIBED = 1_000
 """Addresses that one client may be told of."""
 
@@ -56,7 +55,7 @@ async def tell(
 ) -> None:
     """Tells of what a call has changed that has succeeded. Asks Milvus nothing.
 
-    Of several callers none is told what another has done: this is for servers with one.
+    Whoever listens is told, whoever it is: this is for servers that know no callers apart.
     """
     if tool.effect is Effect.READ or tool.toolset not in IN_COLLECTIONS:
         return

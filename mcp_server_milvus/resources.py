@@ -92,7 +92,7 @@ async def read(app: App, uri: str, tools: Collection[str], ask: Ask) -> tuple[st
     """
     for name, guide in GUIDES.items():
         if uri == guide_address(name):
-            return guide.text(await _backend(app)), MARKDOWN
+            return guide.text(_backend(app)), MARKDOWN
     address = parsed(uri)
     tool = "describe_collection" if address and address.id is None else "get"
     if address is None or tool not in tools:
@@ -122,8 +122,6 @@ def _database(app: App, address: Address) -> dict[str, str]:
     return {} if address.db_name == own else {"db_name": address.db_name}
 
 
-async def _backend(app: App) -> Backend | None:
-    """What is connected; or what the settings tell of it. Reading a guide asks Milvus nothing."""
-    if app.clients.connections:
-        return await app.clients.backend(app.settings.db_name)
-    return LITE if app.clients.engine else None
+def _backend(app: App) -> Backend | None:
+    """What was connected to; or what the settings tell of it. Reading a guide asks Milvus nothing."""
+    return app.clients.known_backend or (LITE if app.clients.engine else None)

@@ -36,7 +36,7 @@ from mcp_server_milvus.completions import completed
 from mcp_server_milvus.confirming import state_security
 from mcp_server_milvus.instructions import instructions
 from mcp_server_milvus.notices import Subscribed, tell, tell_of_list
-from mcp_server_milvus.policy import Policy
+from mcp_server_milvus.policy import LOCAL, Policy
 from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.vocabulary import Effect
@@ -187,7 +187,8 @@ class _SdkTool(SdkTool):
         async def run(arguments: dict[str, Any], context: Context[Any, Any]) -> CallToolResult | InputRequiredResult:
             seen = app.seen_by(current_caller(authenticated=authenticated))
             result = await _called(tool, seen, arguments, context)
-            if not authenticated and isinstance(result, CallToolResult) and not result.is_error:
+            alone = seen.policy.caller == LOCAL
+            if alone and isinstance(result, CallToolResult) and not result.is_error:
                 await cast("_MilvusServer", context.mcp_server).tell(tool, arguments, context, app.settings)
             return result
 

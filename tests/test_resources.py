@@ -6,8 +6,8 @@
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,23 @@ import anyio
 import pytest
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
+from mcp.server.auth.middleware.auth_context import auth_context_var
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.subscriptions import InMemorySubscriptionBus, ServerEvent
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from mcp.shared.subscriptions import ResourceUpdated
 from mcp_types import TextResourceContents
 
 from mcp_server_milvus.app import open_app
+from mcp_server_milvus.callers import CallerToken
 from mcp_server_milvus.guides import GUIDES
+from mcp_server_milvus.policy import Caller
 from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.tools import TOOLS
-from tests.agent import UNATTENDED
+from mcp_server_milvus.vocabulary import Scope
+from tests.agent import UNATTENDED, agent_on
+from tests.guided import FIELDS, NOTE, filters_that_fail
 
 pytestmark = pytest.mark.anyio
 
@@ -186,3 +193,44 @@ async def test_over_stdio_a_client_of_the_older_protocol_is_told_of_what_it_has_
         await client.call_tool("delete", {"collection_name": "res_subscribed", "ids": [3]})
         await client.call_tool("count", {"collection_name": "res_subscribed"})
         assert ("notifications/resources/updated", uri) not in told
+
+
+async def test_of_several_callers_none_is_told_what_another_does(tmp_path: Path) -> None:
+    bus, told = InMemorySubscriptionBus(), list[ServerEvent]()
+    bus.subscribe(told.append)
+    chosen = Settings.model_validate(UNATTENDED | {"data_dir": tmp_path})
+    async with open_app(chosen) as app:
+        async with Client(build_server(app, TOOLS, subscriptions=bus)) as client:
+            await made(client, "res_alone")
+        assert ResourceUpdated(uri="milvus://default/res_alone") in told
+        told.clear()
+        ann = CallerToken(token="ann", client_id="ann", scopes=[], caller=Caller("ann", scopes=frozenset(Scope)))
+        with somebody(ann):
+            async with Client(build_server(app, TOOLS, subscriptions=bus)) as client:
+                await made(client, "res_of_ann")
+    assert told == []
+
+
+@contextmanager
+def somebody(token: CallerToken) -> Generator[None]:
+    """While the block runs, requests are those of this token's caller."""
+    before = auth_context_var.set(AuthenticatedUser(token))
+    try:
+        yield
+    finally:
+        auth_context_var.reset(before)
+
+
+async def test_a_guide_is_read_though_the_engine_has_ended(tmp_path: Path) -> None:
+    chosen = Settings.model_validate(UNATTENDED | {"data_dir": tmp_path})
+    async with open_app(chosen) as app, Client(build_server(app, TOOLS)) as client:
+        await made(client, "res_ended")
+        assert app.clients.engine is not None
+        app.clients.engine.doubt()
+        await app.clients.engine.aclose()
+        assert "DISKANN" not in await text_of(client, "milvus://guide/index-types")
+
+
+async def test_every_filter_of_the_guide_is_one_on_milvus_lite(tmp_path: Path) -> None:
+    async with agent_on("", data_dir=tmp_path) as each:
+        assert await filters_that_fail(each, "guided", [*FIELDS, NOTE]) == {"note is not null": 0}

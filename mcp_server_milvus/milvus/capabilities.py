@@ -63,6 +63,7 @@ class Feature(StrEnum):
     FORCE_DROP = "dropping a role that has privileges"
     QUERY_AGGREGATION = "aggregates of a query"
     QUERY_ORDER = "the order of a query"
+    PARTS_OF_TEXTS = "ends and parts of texts in a filter"
 
 
 MAX_WINDOW = 16_384
@@ -108,6 +109,7 @@ COMPACTS_BY_ITSELF = "Milvus Lite compacts by itself after each flush"
 
 FEATURES: dict[Feature, Support] = {
     Feature.NULLABLE: Support((2, 5, 0), lite=True, instead="leave it out"),
+    Feature.PARTS_OF_TEXTS: Support((2, 4, 0), lite=True, instead='compare by the beginning: like "ab%"'),
     Feature.DEFAULT_VALUE: Support((2, 5, 0), lite=True, instead="leave it out"),
     Feature.CLUSTERING_KEY: Support((2, 4, 7), lite=False, instead="leave it out"),
     Feature.STRUCT_ARRAY: Support((2, 6, 4), lite=False, instead="keep the objects in a JSON field"),

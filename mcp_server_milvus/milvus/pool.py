@@ -98,6 +98,11 @@ class ClientPool:
         return len(self._connections)
 
     @property
+    def known_backend(self) -> "Backend | None":
+        """What its clients are connected to, whether it answers now or not; None before the first."""
+        return next((each.client.backend for each in list(self._connections.values())), None)
+
+    @property
     def borrowed(self) -> int:
         """How many calls use them now."""
         return sum(connection.borrowers for connection in list(self._connections.values()))
