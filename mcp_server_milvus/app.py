@@ -105,7 +105,7 @@ class App:
         Other clients may have dropped the fields, or written into the properties what makes no sense.
         """
         found = mapped(self.settings.mapped_fields, db_name, schema.name) | bindings_in(schema.properties)
-        fields = schema.by_name
+        fields = schema.by_name if found else {}
         return {
             name: each
             for name, each in found.items()

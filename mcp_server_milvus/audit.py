@@ -81,6 +81,8 @@ class AuditLog:
 
     async def end(self, call: Call, outcome: str, structured: Mapping[str, Any]) -> bool:
         """Says how the call ended; False when that cannot be written."""
+        if not self._target:
+            return True
         milliseconds = round(1000 * (perf_counter() - call.started), 1)
         counts = counted(structured) if outcome == "ok" else {}
         return await self._written(call, {"outcome": outcome, "duration_ms": milliseconds, "counts": counts})

@@ -78,7 +78,7 @@ async def _result(
 ) -> CallToolResult | InputRequiredResult:
     may_quote = False
     try:
-        async with app.gate.entered(this.caller):
+        with app.gate.entered(this.caller):
             given = dict(this.arguments)
             token = given.pop(CONFIRM, None) if tool.is_confirmed else None
             settings = lowered(app.settings, (context and context.request_context.meta) or {})
@@ -177,10 +177,11 @@ async def _end(app: App, this: audit.Call, result: CallToolResult | InputRequire
     if isinstance(result, CallToolResult):
         structured = cast("dict[str, Any]", result.structured_content)
         outcome = structured["code"] if result.is_error else "ok"
-    name = this.tool if this.tool.isidentifier() else ascii(this.tool)  # of a tool that there is not, it is anything
     seconds = time.perf_counter() - this.started
-    fields = {"tool": name, "caller": this.caller, "outcome": outcome, "duration_ms": round(1000 * seconds, 1)}
-    LOGGER.info("%s %s %.0f ms", name, outcome, 1000 * seconds, extra=fields)
+    if LOGGER.isEnabledFor(logging.INFO):
+        name = this.tool if this.tool.isidentifier() else ascii(this.tool)  # where there is no such tool: anything
+        fields = {"tool": name, "caller": this.caller, "outcome": outcome, "duration_ms": round(1000 * seconds, 1)}
+        LOGGER.info("%s %s %.0f ms", name, outcome, 1000 * seconds, extra=fields)
     app.meter.ended(this.tool, outcome, seconds)
     is_written = await app.audit.end(this, outcome, structured)
     if not is_written:

@@ -18,4 +18,7 @@ def compact(value: Any) -> str:
 
 def json_size(value: Any) -> int:
     """Bytes of the value as compact JSON."""
-    return len(compact(value).encode(errors="replace"))
+    try:
+        return len(to_json(value))
+    except PydanticSerializationError:
+        return len(PYTHONS_OWN.encode(value).encode(errors="replace"))

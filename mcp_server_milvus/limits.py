@@ -3,8 +3,8 @@
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -51,8 +51,8 @@ class Gate:
         self._of_caller = Counter[str]()
         self._allowances: OrderedDict[str, _Allowance] = OrderedDict()
 
-    @asynccontextmanager
-    async def entered(self, caller: str) -> AsyncGenerator[None]:
+    @contextmanager
+    def entered(self, caller: str) -> Generator[None]:
         """Lets one call of the caller in, for as long as the block runs.
 
         Raises:

@@ -230,7 +230,7 @@ async def _called(
 ) -> CallToolResult | InputRequiredResult:
     """The outcome of a call, whose client is told that it is under way, if it wants to be."""
     if not progress.is_wanted(context.request_context.meta):
-        return await call(tool, replace(app, report_progress=context.report_progress), arguments, context)
+        return await call(tool, app, arguments, context)
     async with progress.kept_up(context.report_progress, tool.name) as report:
         return await call(tool, replace(app, report_progress=report), arguments, context)
     raise AssertionError  # nothing ends the block but the call

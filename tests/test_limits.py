@@ -116,13 +116,10 @@ async def test_more_calls_at_one_time_than_may_be_are_refused_at_once() -> None:
 async def test_a_call_that_has_ended_makes_room_however_it_ended() -> None:
     gate = Gate(settings(max_calls=1))
     for _ in range(3):
-        with pytest.raises(ValueError, match="fails"):
-            async with gate.entered("a"):
-                raise ValueError("fails")
-    async with gate.entered("a"):
-        with pytest.raises(TooManyCalls):
-            async with gate.entered("b"):
-                pass
+        with pytest.raises(ValueError, match="fails"), gate.entered("a"):
+            raise ValueError("fails")
+    with gate.entered("a"), pytest.raises(TooManyCalls), gate.entered("b"):
+        pass
 
 
 async def test_each_caller_has_its_calls_in_a_minute_and_gets_them_back_evenly() -> None:
@@ -133,7 +130,7 @@ async def test_each_caller_has_its_calls_in_a_minute_and_gets_them_back_evenly()
     async def calls(caller: str) -> int:
         for made in range(100):
             try:
-                async with gate.entered(caller):
+                with gate.entered(caller):
                     pass
             except TooManyCalls as refused:
                 said.append(refused)
@@ -152,12 +149,11 @@ async def test_each_caller_has_its_calls_in_a_minute_and_gets_them_back_evenly()
 async def test_callers_without_number_need_memory_for_some_of_them() -> None:
     gate = Gate(settings(max_calls_per_minute=1), Clock())
     for number in range(REMEMBERED_CALLERS + 50):
-        async with gate.entered(str(number)):
+        with gate.entered(str(number)):
             pass
     assert len(gate._allowances) == REMEMBERED_CALLERS
-    with pytest.raises(TooManyCalls):
-        async with gate.entered(str(REMEMBERED_CALLERS)):
-            pass
+    with pytest.raises(TooManyCalls), gate.entered(str(REMEMBERED_CALLERS)):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -226,14 +222,14 @@ async def test_one_caller_of_several_leaves_room_for_the_others() -> None:
     gate = Gate(settings(max_calls=8))
     async with AsyncExitStack() as calls:
         for _ in range(2):
-            await calls.enter_async_context(gate.entered("a"))
+            calls.enter_context(gate.entered("a"))
         with gate.left(), pytest.raises(TooManyCalls, match=r"2 calls of this caller .* \(max_calls: 8 for all"):
-            await calls.enter_async_context(gate.entered("a"))
-        await calls.enter_async_context(gate.entered("b"))
+            calls.enter_context(gate.entered("a"))
+        calls.enter_context(gate.entered("b"))
     async with AsyncExitStack() as calls:
         for _ in range(8):  # the only one there is
-            await calls.enter_async_context(gate.entered("local"))
-    async with gate.entered("a"):
+            calls.enter_context(gate.entered("local"))
+    with gate.entered("a"):
         pass
 
 
@@ -242,13 +238,12 @@ async def test_whoever_comes_back_from_its_user_needs_room_again() -> None:
     async with AsyncExitStack() as calls:
 
         async def asking() -> None:
-            async with gate.entered("a"):
-                with gate.left():
-                    await calls.enter_async_context(gate.entered("b"))
+            with gate.entered("a"), gate.left():
+                calls.enter_context(gate.entered("b"))
 
         with pytest.raises(TooManyCalls):
             await asking()
         with pytest.raises(TooManyCalls):
-            await calls.enter_async_context(gate.entered("a"))
-    async with gate.entered("a"):
+            calls.enter_context(gate.entered("a"))
+    with gate.entered("a"):
         pass

@@ -35,7 +35,9 @@ class Binding:
 
 def bindings_in(properties: Mapping[str, str]) -> dict[str, Binding]:
     """The bindings by vector field. What any client may have written there and is none of ours binds nothing."""
-    text = properties.get(PROPERTY, "{}")
+    text = properties.get(PROPERTY)
+    if not text:
+        return {}
     try:
         kept: Any = json.loads(text) if len(text) <= LARGEST else {}
         return {name: _binding(name, each) for name, each in cast("dict[str, Any]", kept).items()}

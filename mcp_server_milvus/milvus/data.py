@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Awaitable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -19,12 +20,13 @@ from pymilvus import AnnSearchRequest, FunctionType, RRFRanker, WeightedRanker
 from pymilvus import Function as MilvusFunction
 from pymilvus.client.abstract import MutationResult
 from pymilvus.client.prepare import Prepare
+from pymilvus.client.ts_utils import construct_guarantee_ts
 from pymilvus.client.types import ConsistencyLevel as MilvusConsistencyLevel
 from pymilvus.client.utils import check_status
 from pymilvus.exceptions import MilvusException
 
 from mcp_server_milvus.errors import AlreadyExists, Conflict, Denied, NotFound, NotLoaded, NotSupported, StaleSchema
-from mcp_server_milvus.milvus.answers import COUNT, counted, entities_in, hits_in
+from mcp_server_milvus.milvus.answers import COUNT, Found, counted, entities_in, hits_in, hits_of
 from mcp_server_milvus.milvus.filters import literal
 from mcp_server_milvus.milvus.packing import vectors_apart, write_request
 from mcp_server_milvus.milvus.quirks import Mended
@@ -316,14 +318,16 @@ class DataClient(Mended):
         """The entities that a filter matches, in no order, seeing every write of this process."""
         self.require_loaded(schema, partition_names)
         await self.require_partitions(collection_name, partition_names)
-        rows = await self.query(
+        request = partial(
+            Prepare.query_request,
             collection_name,
             matching,
-            output_fields=output_fields,
-            partition_names=partition_names,
-            **self._consistency(schema, consistency_level),
+            output_fields,
+            partition_names,
+            **self._guaranteed(schema, consistency_level),
             **arguments,
         )
+        rows = await self.entities_of(await self.read("Query", request))
         needed = output_fields if COUNT in output_fields else [schema.primary_key.name]
         return entities_in(rows, needed)
 
@@ -367,23 +371,27 @@ class DataClient(Mended):
         data: Any,
         schema: CollectionSchema,
         *,
+        matching: str,
+        search_params: Mapping[str, Any],
         partition_names: list[str] | None,
         consistency_level: ConsistencyLevel | None,
         **arguments: Any,
-    ) -> list[Any]:
+    ) -> list[Found]:
         """The hits for one vector or text, best first, seeing every write of this process."""
         self.require_loaded(schema, partition_names)
         await self.require_partitions(collection_name, partition_names)
-        described = {"schema": dict(schema.described)}
-        found = await self.search(
+        request = partial(
+            Prepare.search_requests_with_expr,
             collection_name,
-            [data],
+            data=[data],
+            expr=matching,
+            param=search_params,
             partition_names=partition_names,
+            schema=schema.described,
             **arguments,
-            **described,
-            **self._consistency(schema, consistency_level),
+            **self._guaranteed(schema, consistency_level),
         )
-        return hits_in(found)
+        return hits_of(await self.read("Search", request))
 
     async def search_hybrid(
         self,
@@ -395,7 +403,7 @@ class DataClient(Mended):
         partition_names: list[str] | None,
         consistency_level: ConsistencyLevel | None,
         **arguments: Any,
-    ) -> list[Any]:
+    ) -> list[Found]:
         """The hits of several searches, fused by Milvus, best first, seeing every write of this process."""
         self.require_loaded(schema, partition_names)
         await self.require_partitions(collection_name, partition_names)
@@ -418,6 +426,12 @@ class DataClient(Mended):
         if schema.name not in self.last_writes or schema.consistency_level == ConsistencyLevel.STRONG:
             return {}  # the collection's own level, which is enough
         return self.sees_own_writes(schema.name)
+
+    def _guaranteed(self, schema: CollectionSchema, asked: ConsistencyLevel | None) -> dict[str, Any]:
+        """What a request says of that."""
+        told = self._consistency(schema, asked)
+        is_default = construct_guarantee_ts(schema.name, told)
+        return told | {"use_default_consistency": is_default}
 
     def sees_own_writes(self, collection_name: str) -> dict[str, Any]:
         """The arguments that make a read see every write of this process, and wait for nobody else's."""

@@ -60,7 +60,7 @@ def explained(error: InvalidFilter, schema: CollectionSchema) -> InvalidFilter:
 
 def near_misses(schema: CollectionSchema, matching: str, output_fields: Sequence[str] | None) -> list[str]:
     """A note on each name that the dynamic field is asked for and that looks like a field's own."""
-    if not schema.enable_dynamic_field:
+    if not schema.enable_dynamic_field or not (matching or output_fields):
         return []
     asked = [("filter", name) for name in _names(matching)] + [("output_fields", name) for name in output_fields or ()]
     return [

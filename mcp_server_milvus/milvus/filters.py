@@ -152,6 +152,8 @@ def rendered(template: str, params: Mapping[str, Any] | None) -> str:
         InvalidFilter: it is too long, brackets or quotes are not closed, or a name has no parameter or a parameter no
             name.
     """
+    if not template and not params:
+        return ""
     _require_short(len(template), LONGEST_FILTER)
     _require_closed(template)
     given = dict(params or {})

@@ -56,9 +56,9 @@ async def first_page(search: Search, turn: Turn, grouping: Mapping[str, Any]) ->
     )
     more = not grouping and len(found) >= min(turn.limit + 1, MAX_WINDOW - position.given)
     shown = found if grouping else found[: turn.limit]
-    hits = [Hit(hit.id, search.target.sign * hit.distance, by_score=False) for hit in shown]
+    hits = [Hit(hit.key, search.target.sign * hit.score, by_score=False) for hit in shown]
     if is_small:
-        given = await admitted(turn.page, hits, {hit.id: hit["entity"] for hit in shown})
+        given = await admitted(turn.page, hits, {hit.key: hit.entity for hit in shown})
     else:
         given = await search.fields.fill(turn.page, hits)
     return Turned(hits[:given], more or given < len(hits))

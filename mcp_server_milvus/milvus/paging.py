@@ -11,10 +11,11 @@ import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import anyio.to_thread
 
+from mcp_server_milvus.compact import compact
 from mcp_server_milvus.errors import InvalidArgument
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW
 from mcp_server_milvus.milvus.exact import entities_at_once
@@ -72,11 +73,10 @@ class Position:
     def encoded(self) -> str:
         """As a cursor holds it."""
         last = None if self.last is None else [portable_key(self.last[0]), self.last[1]]
-        return json.dumps([self.first, self.given, last], separators=(",", ":"))
+        return compact([self.first, self.given, last])
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """A hit, and whether it stands where it does by its score and key alone."""
 
     key: Key
@@ -136,12 +136,10 @@ async def admitted(page: Page, hits: Sequence[Hit], entities: Mapping[Key, Mappi
 
 
 def _admitted(page: Page, hits: Sequence[Hit], entities: Mapping[Key, Mapping[str, Any]]) -> int:
-    key = page.schema.primary_key.name
     for number, hit in enumerate(hits):
-        if hit.key in entities:
-            fields = {name: value for name, value in entities[hit.key].items() if name != key}
-            if not page.admit(fields, id=portable_key(hit.key), score=plain_score(hit.score)):
-                return number
+        entity = entities.get(hit.key)
+        if entity is not None and not page.admit(entity, id=hit.key, score=plain_score(hit.score)):
+            return number
     return len(hits)
 
 

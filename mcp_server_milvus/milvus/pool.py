@@ -59,6 +59,8 @@ class ClientPool:
         """Of threads that only compute: no two run at once, and each that tries makes the event loop wait 5 ms."""
         self._reach = EVERYTHING
         self._absent = f"_absent_{secrets.token_hex(12)}"
+        self.tried = _tried(settings)
+        """What a call talks to, in words without a host name."""
 
     def seen_by(self, reach: Reach) -> Self:
         """The same connections, for whoever reaches this much of what is behind them."""
@@ -106,14 +108,6 @@ class ClientPool:
     def borrowed(self) -> int:
         """How many calls use them now."""
         return sum(connection.borrowers for connection in list(self._connections.values()))
-
-    @property
-    def tried(self) -> str:
-        """What a call talks to, in words without a host name."""
-        if self._engine:
-            return "the embedded Milvus Lite engine"
-        parts = urlsplit(self._settings.uri)
-        return f"Milvus at the configured uri ({parts.scheme}, port {parts.port or 19530})"
 
     async def warm_up(self) -> None:
         """Imports pymilvus in a thread, so that the first call need not wait for it."""
@@ -165,7 +159,8 @@ class ClientPool:
             if connection:
                 connection.borrowers -= 1
                 await _close_unused(connection)
-                await self._close_surplus()
+                if len(self._connections) > MOST_IDLE:
+                    await self._close_surplus()
             self._forget_unused(db_name, connection)
 
     def _explained(self, error: Error, limit: float, *, waiting: bool, connected: bool) -> Error:
@@ -265,6 +260,13 @@ class ClientPool:
         is_used = db_name in self._connections or db_name in self._connecting or (connection and connection.borrowers)
         if not is_used and not self._last_writes.get(db_name):
             self._last_writes.pop(db_name, None)
+
+
+def _tried(settings: Settings) -> str:
+    if settings.embedded_dir:
+        return "the embedded Milvus Lite engine"
+    parts = urlsplit(settings.uri)
+    return f"Milvus at the configured uri ({parts.scheme}, port {parts.port or 19530})"
 
 
 def _says_it_is_absent(error: Error, db_name: str) -> bool:

@@ -10,6 +10,7 @@ Only this file touches pymilvus's private names. Each fault was seen with pymilv
   against an outdated schema crashes a 2.3.5 server (a column of another type).
 - the switch that pages a query in primary-key order drops the consistency level; without it Milvus Lite skips entities.
 - answers to queries are unpacked on the event loop: 16,000 entities stop everything else for 50 ms.
+- `search` and `query` take longer to look at their arguments, and to unpack plain values, than all the rest of a call.
 - a failing call is repeated 75 times, and every failure logs a traceback.
 - a cancelled call raises a CancelledError that anyio does not recognise.
 - Milvus Lite replaces an entity when another with its key is inserted, and searches by the metric of its index
@@ -44,9 +45,11 @@ import anyio.to_thread
 import grpc
 from pymilvus import AsyncMilvusClient
 from pymilvus.client.call_context import CallContext
+from pymilvus.client.utils import check_status
+from pymilvus.decorators import IGNORE_RETRY_CODES
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
-from mcp_server_milvus.milvus.answers import entities_in
+from mcp_server_milvus.milvus.answers import entities_in, plain_entities, plain_values
 from mcp_server_milvus.milvus.capabilities import Backend
 from mcp_server_milvus.milvus.guard import Guard, GuardedStub
 from mcp_server_milvus.milvus.spans import is_traced, traced
@@ -91,6 +94,9 @@ REPEATED = frozenset(
 )
 """The reads: pymilvus repeats them once when they fail on the way, which bridges a lost connection; nothing else."""
 
+REPEATED_AFTER = 0.01
+"""Seconds that pymilvus waits before it repeats a call."""
+
 
 def quiet_pymilvus() -> None:
     """Turns pymilvus's logger down: it logs a traceback for every failure, and we report each failure ourselves."""
@@ -134,12 +140,20 @@ class Mended(AsyncMilvusClient):
 
     async def _guarded(self) -> Any:
         """The handler of pymilvus, whose requests can be cancelled; of a client that a caller sees, they are judged."""
-        handler: Any = copy.copy(await _cancellable(AsyncMilvusClient._get_connection(self._shared or self)))
-        stub = handler._async_stub = _Stub(handler._async_stub, self.database)
-        if self.guard:
-            self.guard.stub = stub
-            handler._async_stub = GuardedStub(self.guard)
+        handler: Any = copy.copy(await self._connected_handler())
+        handler._async_stub = self._guarding(handler._async_stub)
         return handler
+
+    async def _connected_handler(self) -> Any:
+        return await _cancellable(AsyncMilvusClient._get_connection(self._shared or self))
+
+    def _guarding(self, stub: Any) -> Any:
+        """The stub of pymilvus as this client's caller may use it."""
+        cancellable = _Stub(stub, self.database)
+        if self.guard is None:
+            return cancellable
+        self.guard.stub = cancellable
+        return GuardedStub(self.guard)
 
     async def handler(self) -> Any:
         """What pymilvus's own methods call, one method for each kind of request."""
@@ -147,8 +161,28 @@ class Mended(AsyncMilvusClient):
 
     async def stub(self) -> tuple[Any, Any]:
         """The gRPC stub and the metadata (the database) of a call on it."""
-        handler = await self._guarded()
-        return handler._async_stub, self.call_context.to_grpc_metadata()
+        handler: Any = await self._connected_handler()
+        return self._guarding(handler._async_stub), self.call_context.to_grpc_metadata()
+
+    async def read(self, rpc: str, make_request: Callable[[], Any]) -> Any:
+        """Milvus's answer to a request that changes nothing, and is repeated as pymilvus repeats the reads."""
+        stub, metadata = await self.stub()
+        send = getattr(stub, rpc)
+        try:
+            answer = await send(make_request(), metadata=metadata)
+        except grpc.RpcError as failure:
+            if failure.code() in IGNORE_RETRY_CODES:
+                raise
+            await anyio.sleep(REPEATED_AFTER)
+            answer = await send(make_request(), metadata=metadata)
+        check_status(answer.status)
+        return answer
+
+    async def entities_of(self, answer: Any) -> list[dict[str, Any]]:
+        """The entities in Milvus's answer to a query."""
+        columns = answer.fields_data
+        plain = plain_entities(columns, len(plain_values(columns[0]))) if columns else None
+        return _unpacked(await self._guarded(), answer) if plain is None else plain
 
     @property
     def call_context(self) -> Any:

@@ -25,6 +25,7 @@ from mcp_server_milvus.milvus.waiting import ReportProgress
 from mcp_server_milvus.vocabulary import DataType, MetricType
 
 if TYPE_CHECKING:
+    from mcp_server_milvus.milvus.answers import Found
     from mcp_server_milvus.milvus.client import Client
 
 ENOUGH = 0.95
@@ -219,20 +220,20 @@ class Measuring:
                 started = time.perf_counter()
                 hits = await self._nearest(each.vector, search)
                 setting.milliseconds.append(1000 * (time.perf_counter() - started))
-                setting.found.append([hit.id for hit in hits if hit.id != each.key][: self.limit])
+                setting.found.append([hit.key for hit in hits if hit.key != each.key][: self.limit])
                 await self.progress.advance(1, "searching the index")
         return measured
 
-    async def _nearest(self, vector: Any, search_params: Mapping[str, Any]) -> list[Any]:
+    async def _nearest(self, vector: Any, search_params: Mapping[str, Any]) -> list["Found"]:
         return await self.client.search_nearest(
             self.source.collection_name,
             vector,
             self.schema,
             anns_field=self.field.name,
-            filter=self.source.matching,
+            matching=self.source.matching,
             limit=self.limit + 1,
             output_fields=[self.schema.primary_key.name],
-            search_params=dict(search_params),
+            search_params=search_params,
             partition_names=None,
             consistency_level=None,
         )

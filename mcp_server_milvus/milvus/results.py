@@ -65,13 +65,14 @@ class Page:
     _passages_given: int = 0
 
     def admit(self, entity: Mapping[str, Any], **around: Any) -> bool:
-        """Takes the entity if it fits. The first one always does, shortened if need be. `around` goes beside it."""
-        passage = self._passage(entity)
-        left_out = {"$meta", *(self._replaced if passage else ())}
+        """Takes the entity if it fits. The first one always does, shortened if need be.
+
+        `around` goes beside it: the `id` and the `score` of a hit, of whose fields the key is none then.
+        """
+        passage = self._passage(entity) if self.passages else {}
+        left_out = ("$meta", self.schema.primary_key.name if around else "", *(self._replaced if passage else ()))
         fields = {name: self._plain(name, value) for name, value in entity.items() if name not in left_out}
-        if "id" in around:
-            around["id"] = self._key(around["id"])
-        row = around | {"fields": fields} | passage if around else fields
+        row = {**around, "id": self._key(around["id"]), "fields": fields, **passage} if around else fields
         size = json_size(row)
         if self._used + size > self.max_bytes:
             if self.entities:
@@ -221,7 +222,7 @@ def cursor_fingerprint(*parts: Any) -> str:
 
 def encode_cursor(fingerprint: str, position: int | str) -> str:
     """An opaque text from which any server can continue after `position`."""
-    return base64.urlsafe_b64encode(json.dumps([fingerprint, position]).encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(compact([fingerprint, position]).encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, fingerprint: str) -> int | str:

@@ -21,6 +21,7 @@ from mcp_server_milvus.milvus.waiting import ReportProgress
 from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType
 
 if TYPE_CHECKING:
+    from mcp_server_milvus.milvus.answers import Found
     from mcp_server_milvus.milvus.client import Client
 
 BYTE_VECTORS = frozenset({DataType.BINARY_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR})
@@ -54,7 +55,7 @@ class Search:
         """Whether the backend looks for a range among the best few alone, as Milvus Lite does: it is asked for many."""
         return self.target.is_lite and "range_filter" in self.target.params
 
-    async def found(self, limit: int, output_fields: list[str], matching: str = "", **more: Any) -> list[Any]:
+    async def found(self, limit: int, output_fields: list[str], matching: str = "", **more: Any) -> list["Found"]:
         """The hits of one search in the index, which looks at more entities than it returns."""
         reach = limit + (more.get("offset") or 0)
         if self.target.is_lite:
@@ -65,7 +66,7 @@ class Search:
             self.target.data,
             self.schema,
             anns_field=self.target.field.name,
-            filter=both(self.source.matching, matching),
+            matching=both(self.source.matching, matching),
             limit=limit,
             output_fields=output_fields,
             search_params=self.target.search_params(reach),
@@ -78,7 +79,7 @@ class Search:
         """As `found`, without fields."""
         asked = MAX_WINDOW if self.looks_for_range else limit
         found = await self.found(asked, [self.schema.primary_key.name], matching, **more)
-        return [(hit.id, self.target.sign * hit.distance) for hit in found[:limit]]
+        return [(hit.key, self.target.sign * hit.score) for hit in found[:limit]]
 
     async def read(self, after: Key | None, limit: int, output_fields: list[str]) -> list[Entity]:
         """Matching entities in the order of their keys."""
@@ -148,7 +149,7 @@ class Fused:
 async def fused(by_meaning: Search, by_words: Search, depth: int, output_fields: list[str]) -> Fused:
     """The best `depth` hits of each search, run at the same time, as one ranking; the same on every backend."""
     legs = (by_meaning, by_words)
-    found: list[list[Any]] = [[] for _ in legs]
+    found: list[list[Found]] = [[] for _ in legs]
 
     async def run(number: int) -> None:
         found[number] = await legs[number].found(depth, output_fields)
@@ -157,12 +158,12 @@ async def fused(by_meaning: Search, by_words: Search, depth: int, output_fields:
         for number in range(len(legs)):
             tasks.start_soon(partial(run, number))
     near, matched = (
-        [(hit.id, leg.target.sign * hit.distance) for hit in hits if math.isfinite(hit.distance)]
+        [(hit.key, leg.target.sign * hit.score) for hit in hits if math.isfinite(hit.score)]
         for leg, hits in zip(legs, found, strict=True)
     )
     ranking = meaning_and_words(near, matched, metric_type=by_meaning.target.metric_type)
     return Fused(
         [Hit(*each, by_score=False) for each in ranking],
         all(len(hits) < depth for hits in found),
-        {hit.id: hit["entity"] for hits in found for hit in hits},
+        {hit.key: hit.entity for hits in found for hit in hits},
     )

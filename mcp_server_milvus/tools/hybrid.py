@@ -239,9 +239,9 @@ async def _fused_by_milvus(
         **({"offset": args.offset} if args.offset else {}),
         **grouping,
     )
-    hits = [Hit(hit.id, hit.distance, by_score=False) for hit in found]
+    hits = [Hit(hit.key, hit.score, by_score=False) for hit in found]
     if is_small:
-        return await admitted(page, hits, {hit.id: hit["entity"] for hit in found}), len(hits)
+        return await admitted(page, hits, {hit.key: hit.entity for hit in found}), len(hits)
     return await fields.fill(page, hits), len(hits)
 
 
@@ -257,14 +257,14 @@ async def _fused_here(fields: FieldsByKey, args: HybridSearchInput, legs: list[L
                 leg.target.data,
                 fields.schema,
                 anns_field=leg.target.field.name,
-                filter=leg.matching,
+                matching=leg.matching,
                 limit=leg.limit,
                 output_fields=[fields.schema.primary_key.name],
                 search_params=leg.target.search_params(leg.reach),
                 partition_names=args.partition_names,
                 consistency_level=args.consistency_level,
             )
-        found = ((hit.id, leg.target.sign * hit.distance) for hit in hits)
+        found = ((hit.key, leg.target.sign * hit.score) for hit in hits)
         scores[number] = [each for each in found if math.isfinite(each[1])]
 
     async with anyio.create_task_group() as tasks:

@@ -190,10 +190,9 @@ async def _searched(
     turn = Turn(page, position, args.limit, app.settings.max_scan, app.report_progress)
     this = _Call(args, plan, legs, turn)
     turned = await this.turned()
-    output = _output(this, turned)
-    if not turned.more or args.group_by_field is not None:
-        return output
-    return output.model_copy(update={"next_cursor": encode_cursor(fingerprint, position.moved(turned.given).encoded())})
+    goes_on = turned.more and args.group_by_field is None
+    cursor = encode_cursor(fingerprint, position.moved(turned.given).encoded()) if goes_on else None
+    return _output(this, turned, cursor)
 
 
 async def _legs(
@@ -291,7 +290,7 @@ def _grouping(args: SearchInput, schema: "CollectionSchema", backend: Backend) -
     return {"group_by_field": args.group_by_field, "group_size": args.group_size}
 
 
-def _output(this: _Call, turned: Turned) -> SearchOutput:
+def _output(this: _Call, turned: Turned, next_cursor: str | None) -> SearchOutput:
     args, page = this.args, this.turn.page
     is_cut = turned.more and len(turned.given) < args.limit
     limits = page.limits(stopped=_continuing(args, len(turned.given)) if is_cut else "") or []
@@ -302,6 +301,7 @@ def _output(this: _Call, turned: Turned) -> SearchOutput:
         metric_type="relative" if is_fused else this.search.target.metric_type,
         anns_field=None if is_fused else this.search.target.field.name,
         entity_uri=entity_template(this.search.client.database, args.collection_name),
+        next_cursor=next_cursor,
         plan=_plan(this, turned.why or _note(this)),
         applied_limits=limits or None,
     )
