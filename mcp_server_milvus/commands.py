@@ -182,5 +182,6 @@ async def _warm_up_after_first_answer(server: MCPServer[Any], app: App) -> None:
 
     server.middleware.append(note_answer)
     await answered.wait()
+    server.middleware.remove(note_answer)
     with contextlib.suppress(ImportError):  # each call says so, and can
         await app.clients.warm_up()

@@ -137,8 +137,9 @@ def within_limits(tool: Judged, args: Arguments, settings: Settings) -> Argument
     for number, leg in enumerate(getattr(args, "legs", ())):
         _require_allowed(f"legs.{number}.limit", _amount(leg.limit), "max_entities_out", settings)
     lowered: dict[str, int] = {}
+    fields = type(args).model_fields
     for name, setting in _limited(tool):
-        if name not in type(args).model_fields:
+        if name not in fields:
             continue
         amount, most = _amount(getattr(args, name)), getattr(settings, setting)
         if name in args.model_fields_set:

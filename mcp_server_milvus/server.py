@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -11,8 +10,6 @@ import anyio.to_thread
 from mcp.server.caching import CacheHint
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.tools import Tool as SdkTool
-from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp_types import (
     CallToolResult,
     Completion,
@@ -26,7 +23,6 @@ from mcp_types import Prompt as ListedPrompt
 from mcp_types import Resource as ListedResource
 from mcp_types import ResourceTemplate as ListedTemplate
 from mcp_types import Tool as ListedTool
-from pydantic import PrivateAttr
 
 from mcp_server_milvus import __version__, progress, prompts, resources, undo
 from mcp_server_milvus.app import App
@@ -53,19 +49,17 @@ def build_server(
     """
     authenticated = "auth" in options
     tools = tuple(tools)
-    offered = [_SdkTool.wrapping(tool, app, authenticated=authenticated) for tool in tools]
     server = _MilvusServer(
         name="mcp-server-milvus",
         title="Milvus",
         version=__version__,
         instructions=_instructions(app, tools),
-        tools=[*offered],
         cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL_MS, scope="private" if authenticated else "public")},
         log_level=cast("Any", app.settings.log_level),
         request_state_security=state_security(),
         **options,
     )
-    server.known = {tool.name: tool for tool in offered}
+    server.known = {tool.name: tool for tool in tools}
     server.seen_now = lambda: app.seen_by(current_caller(authenticated=authenticated))
     server.subscribed = subscribed or Subscribed()
     server.completion()(server.complete)
@@ -90,20 +84,21 @@ def annotations(tool: Tool[Any, Any]) -> ToolAnnotations:
 
 
 class _MilvusServer(MCPServer[None]):
-    """An MCPServer that answers a call of an unknown tool, or one that its caller may not call, as any other mistake.
+    """An MCPServer whose tools are ours: our schemas, our validation, our errors, our results.
 
-    It makes the schemas of its tools when they are first listed: a handshake need not wait for them.
+    A call of an unknown tool, or one that its caller may not call, is answered as any other mistake.
     """
 
-    known: Mapping[str, "_SdkTool"] = MappingProxyType({})
+    known: Mapping[str, Tool[Any, Any]] = MappingProxyType({})
     seen_now: Callable[[], App]
     subscribed: Subscribed
     _lists_collections = True
 
     async def list_tools(self) -> list[ListedTool]:
-        await anyio.to_thread.run_sync(_make_schemas, self.known.values())
+        """Their schemas are made now, in a thread: a handshake need not wait for them."""
         policy = self.seen_now().policy
-        return [tool for tool in await super().list_tools() if policy.permits(self.known[tool.name].wrapped)]
+        permitted = [tool for tool in self.known.values() if policy.permits(tool)]
+        return await anyio.to_thread.run_sync(lambda: [*map(_listed, permitted)])
 
     async def list_resources(self) -> list[ListedResource]:
         app = self.seen_now()
@@ -139,11 +134,15 @@ class _MilvusServer(MCPServer[None]):
         self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
         app, tool = self.seen_now(), self.known.get(name)
-        if tool and app.policy.permits(tool.wrapped):
-            return await super().call_tool(name, arguments, context)
-        return await refused(name, app, [tool.wrapped for tool in self.known.values()], arguments, context)
+        if tool is None or not app.policy.permits(tool):
+            return await refused(name, app, [*self.known.values()], arguments, context)
+        result = await _called(tool, app, arguments, context)
+        alone = app.policy.caller == LOCAL
+        if context and alone and isinstance(result, CallToolResult) and not result.is_error:
+            await self._tell(tool, arguments, context, app.settings)
+        return result
 
-    async def tell(
+    async def _tell(
         self, tool: Tool[Any, Any], arguments: dict[str, Any], context: Context[Any, Any], settings: Settings
     ) -> None:
         """Tells clients what a call that has succeeded has changed for them."""
@@ -154,14 +153,14 @@ class _MilvusServer(MCPServer[None]):
 
     def _names(self, app: App) -> list[str]:
         """The tools that the caller may call."""
-        return [name for name, tool in self.known.items() if app.policy.permits(tool.wrapped)]
+        return [name for name, tool in self.known.items() if app.policy.permits(tool)]
 
     def _asking(self, app: App, context: Context[Any, Any] | None = None) -> resources.Ask:
         """Calls a tool that the caller may call, for what is no call of theirs."""
 
         async def ask(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
             serving = replace(app, is_serving=True)
-            result = cast("CallToolResult", await call(self.known[name].wrapped, serving, arguments, context))
+            result = cast("CallToolResult", await call(self.known[name], serving, arguments, context))
             structured = cast("dict[str, Any]", result.structured_content)
             if result.is_error:
                 raise resources.failed(structured)
@@ -170,72 +169,24 @@ class _MilvusServer(MCPServer[None]):
         return ask
 
 
-class _SdkTool(SdkTool):
-    """The SDK's tool, with its `run` replaced by ours: our validation, our errors, our result."""
-
-    _tool: Tool[Any, Any] = PrivateAttr()
-
-    @property
-    def wrapped(self) -> Tool[Any, Any]:
-        """Our tool."""
-        return self._tool
-
-    @classmethod
-    def wrapping(cls, tool: Tool[Any, Any], app: App, *, authenticated: bool) -> "_SdkTool":
-        """The tool as the SDK registers it."""
-
-        async def run(arguments: dict[str, Any], context: Context[Any, Any]) -> CallToolResult | InputRequiredResult:
-            seen = app.seen_by(current_caller(authenticated=authenticated))
-            result = await _called(tool, seen, arguments, context)
-            alone = seen.policy.caller == LOCAL
-            if alone and isinstance(result, CallToolResult) and not result.is_error:
-                await cast("_MilvusServer", context.mcp_server).tell(tool, arguments, context, app.settings)
-            return result
-
-        wrapped = cls(
-            fn=run,
-            name=tool.name,
-            title=None,
-            description=tool.description,
-            context_kwarg=None,
-            parameters={},
-            fn_metadata=FuncMetadata(arg_model=ArgModelBase),
-            is_async=True,
-            annotations=annotations(tool),
-        )
-        wrapped._tool = tool
-        return wrapped
-
-    @cached_property
-    def output_schema(self) -> dict[str, Any] | None:
-        return self._tool.output_schema
-
-    def make_schemas(self) -> None:
-        """Makes what the SDK lists."""
-        self.parameters = self._tool.input_schema
-        self._tool.output_schema  # noqa: B018  # made by being looked at, and kept
-
-    async def run(
-        self,
-        arguments: dict[str, Any],
-        context: Context[Any, Any],
-        convert_result: bool = False,  # noqa: FBT001, FBT002  # the SDK's signature
-    ) -> Any:
-        del convert_result
-        return await self.fn(arguments, context)
+def _listed(tool: Tool[Any, Any]) -> ListedTool:
+    return ListedTool(
+        name=tool.name,
+        description=tool.description,
+        input_schema=tool.input_schema,
+        output_schema=tool.output_schema,
+        annotations=annotations(tool),
+    )
 
 
 async def _called(
-    tool: Tool[Any, Any], app: App, arguments: dict[str, Any], context: Context[Any, Any]
+    tool: Tool[Any, Any], app: App, arguments: dict[str, Any], context: Context[Any, Any] | None
 ) -> CallToolResult | InputRequiredResult:
     """The outcome of a call, whose client is told that it is under way, if it wants to be."""
+    if context is None:
+        return await call(tool, app, arguments)
     if not progress.is_wanted(context.request_context.meta):
-        return await call(tool, app, arguments, context)
+        return await call(tool, replace(app, report_progress=context.report_progress), arguments, context)
     async with progress.kept_up(context.report_progress, tool.name) as report:
         return await call(tool, replace(app, report_progress=report), arguments, context)
     raise AssertionError  # nothing ends the block but the call
-
-
-def _make_schemas(tools: Iterable[_SdkTool]) -> None:
-    for tool in tools:
-        tool.make_schemas()

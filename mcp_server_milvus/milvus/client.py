@@ -20,6 +20,7 @@ from mcp_server_milvus.milvus.answers import COUNT, counted
 from mcp_server_milvus.milvus.building import milvus_field, milvus_function, milvus_schema
 from mcp_server_milvus.milvus.capabilities import Backend, Feature
 from mcp_server_milvus.milvus.data import DataClient
+from mcp_server_milvus.milvus.key_reads import KeyReads
 from mcp_server_milvus.milvus.schema import (
     DESCRIPTION_PROPERTY,
     CollectionSchema,
@@ -73,6 +74,7 @@ async def connect(
         client.last_writes = last_writes
         client.computing = computing
         client.confirmed = {}
+        client.key_reads = KeyReads()
         await client.leave_recovery_to_the_pool()
         failing.pop_all()
     return client

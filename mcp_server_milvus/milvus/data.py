@@ -26,13 +26,16 @@ from pymilvus.client.utils import check_status
 from pymilvus.exceptions import MilvusException
 
 from mcp_server_milvus.errors import AlreadyExists, Conflict, Denied, NotFound, NotLoaded, NotSupported, StaleSchema
-from mcp_server_milvus.milvus.answers import COUNT, Found, counted, entities_in, hits_in, hits_of
-from mcp_server_milvus.milvus.filters import literal
+from mcp_server_milvus.milvus.answers import COUNT, Found, counted, entities_in, hits_in
+from mcp_server_milvus.milvus.filters import keys_filter, literal, portable_key
+from mcp_server_milvus.milvus.key_reads import KeyReads
 from mcp_server_milvus.milvus.packing import vectors_apart, write_request
 from mcp_server_milvus.milvus.quirks import Mended
 from mcp_server_milvus.milvus.ranking import Ranker
+from mcp_server_milvus.milvus.scanning import largest_page
 from mcp_server_milvus.milvus.schema import DEFAULT_PARTITION, CollectionSchema, parse_schema
 from mcp_server_milvus.milvus.targets import Leg
+from mcp_server_milvus.milvus.unpacking import hits_of
 from mcp_server_milvus.milvus.writing import Operation
 from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType
 
@@ -60,6 +63,7 @@ class DataClient(Mended):
     """What takes turns to compute in threads."""
     confirmed: MutableMapping[str, tuple[str, float]]
     """By collection, the digest of its indexes and when they had it."""
+    key_reads: KeyReads
 
     async def describe(self, collection_name: str) -> CollectionSchema:
         """The schema with its functions and indexes, as it is now."""
@@ -330,6 +334,32 @@ class DataClient(Mended):
         rows = await self.entities_of(await self.read("Query", request))
         needed = output_fields if COUNT in output_fields else [schema.primary_key.name]
         return entities_in(rows, needed)
+
+    async def read_by_keys(
+        self,
+        collection_name: str,
+        keys: Sequence[int | str],
+        schema: CollectionSchema,
+        *,
+        output_fields: list[str],
+        partition_names: list[str] | None = None,
+    ) -> Mapping[int | str, Mapping[str, Any]]:
+        """The entities of these keys that there are, by key, and perhaps others: see `KeyReads`."""
+        key = schema.primary_key.name
+
+        async def send(keys: Sequence[int | str]) -> dict[int | str, dict[str, Any]]:
+            entities = await self.read_matching(
+                collection_name,
+                keys_filter(schema, [portable_key(key) for key in keys]),
+                schema,
+                output_fields=output_fields,
+                partition_names=partition_names,
+            )
+            return {entity[key]: entity for entity in entities}
+
+        reach = self.guard and self.guard.reach
+        kind = (collection_name, schema.identity, tuple(output_fields), tuple(partition_names or ()), reach)
+        return await self.key_reads.read(kind, keys, send, most=largest_page(schema, self.backend, output_fields))
 
     async def count_matching(
         self, collection_name: str, matching: str, schema: CollectionSchema, partition_names: list[str] | None

@@ -28,6 +28,8 @@ ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t
 MAX_KEYS = 10_000
 """Keys of one call; an expression with more takes Milvus longer to parse than to run."""
 
+HALF_A_PAIR = "text holds half a surrogate pair, which is no character"
+
 LONGEST_FILTER = 65_536
 LONGEST_RENDERED = 4 * 1024 * 1024
 """Characters of a filter as a caller writes it, and with its parameters: room for 10,000 keys of 400 characters."""
@@ -358,5 +360,5 @@ def _encodable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidArgument("text holds half a surrogate pair, which is no character") from None
+        raise InvalidArgument(HALF_A_PAIR) from None
     return text

@@ -49,10 +49,13 @@ from pymilvus.client.utils import check_status
 from pymilvus.decorators import IGNORE_RETRY_CODES
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
-from mcp_server_milvus.milvus.answers import entities_in, plain_entities, plain_values
+from mcp_server_milvus.errors import InvalidArgument
+from mcp_server_milvus.milvus.answers import entities_in
 from mcp_server_milvus.milvus.capabilities import Backend
+from mcp_server_milvus.milvus.filters import HALF_A_PAIR
 from mcp_server_milvus.milvus.guard import Guard, GuardedStub
 from mcp_server_milvus.milvus.spans import is_traced, traced
+from mcp_server_milvus.milvus.unpacking import plain_entities, plain_values
 from mcp_server_milvus.reach import Reach
 from mcp_server_milvus.request_ids import UNDER_WAY
 
@@ -165,11 +168,19 @@ class Mended(AsyncMilvusClient):
         return self._guarding(handler._async_stub), self.call_context.to_grpc_metadata()
 
     async def read(self, rpc: str, make_request: Callable[[], Any]) -> Any:
-        """Milvus's answer to a request that changes nothing, and is repeated as pymilvus repeats the reads."""
+        """Milvus's answer to a request that changes nothing, and is repeated as pymilvus repeats the reads.
+
+        Raises:
+            InvalidArgument: a text in it has half a surrogate pair.
+        """
         stub, metadata = await self.stub()
         send = getattr(stub, rpc)
         try:
-            answer = await send(make_request(), metadata=metadata)
+            request = make_request()
+        except UnicodeEncodeError:
+            raise InvalidArgument(HALF_A_PAIR) from None
+        try:
+            answer = await send(request, metadata=metadata)
         except grpc.RpcError as failure:
             if failure.code() in IGNORE_RETRY_CODES:
                 raise

@@ -21,7 +21,7 @@ class Turns:
     @asynccontextmanager
     async def of(self, key: Hashable) -> AsyncGenerator[None]:
         """Lets one in at a time for each key, for as long as the block runs."""
-        lock = self._locks.setdefault(key, anyio.Lock())
+        lock = self._locks.setdefault(key, anyio.Lock(fast_acquire=True))
         try:
             async with lock:
                 yield

@@ -1,6 +1,6 @@
 """Entities: written, deleted, counted, and read by key or filter."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -219,16 +219,15 @@ async def get(app: App, args: GetInput) -> GetOutput:
 
 async def _by_key(
     client: "Client", schema: CollectionSchema, args: GetInput, keys: list[Key]
-) -> list[tuple[Key, dict[str, Any] | None]]:
+) -> list[tuple[Key, Mapping[str, Any] | None]]:
     """Each key with its entity, or with None."""
-    rows = await client.read_matching(
+    found = await client.read_by_keys(
         args.collection_name,
-        keys_filter(schema, [portable_key(key) for key in keys]),
+        keys,
         schema,
         output_fields=schema.output_fields(args.output_fields),
         partition_names=args.partition_names,
     )
-    found = {row[schema.primary_key.name]: row for row in rows}
     return [(key, found.get(key)) for key in keys]
 
 
