@@ -45,6 +45,7 @@ class Call:
     db_name: str
     arguments: Mapping[str, Any]
     secrets: Secrets
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
     given_id: str = ""
     started: float = field(default_factory=perf_counter)
 

@@ -81,7 +81,7 @@ async def _result(
         with app.gate.entered(this.caller):
             given = dict(this.arguments)
             token = given.pop(CONFIRM, None) if tool.is_confirmed else None
-            settings = lowered(app.settings, (context and context.request_context.meta) or {})
+            settings = lowered(app.settings, this.meta)
             args = within_limits(tool, tool.parse(given), settings)
             may_quote = True
             question = await confirmed(tool, app, args, token, context)
@@ -156,6 +156,7 @@ async def _audited(
 ) -> audit.Call:
     """What the audit log is told of a call. A session's id opens it, so only its digest is told."""
     headers = (context and context.headers) or {}
+    meta = (context and context.request_context.meta) or {}
     session = headers.get("mcp-session-id", "")
     return audit.Call(
         caller=await app.caller_name(),
@@ -166,7 +167,8 @@ async def _audited(
         db_name=app.settings.db_name,
         arguments=arguments,
         secrets=app.policy.secrets,
-        given_id=given_id(context.request_context.meta, headers) if context else "",
+        meta=meta,
+        given_id=given_id(meta, headers),
     )
 
 

@@ -17,9 +17,9 @@ UNDER_WAY: ContextVar[str] = ContextVar("request_id", default="")
 """Empty between calls."""
 
 
-def given_id(meta: Mapping[str, Any] | None, headers: Mapping[str, str] | None) -> str:
+def given_id(meta: Mapping[str, Any], headers: Mapping[str, str]) -> str:
     """What the caller names its request; empty if it does not."""
-    return valid_id((meta or {}).get(META)) or valid_id((headers or {}).get(HEADER))
+    return valid_id(meta.get(META)) or valid_id(headers.get(HEADER))
 
 
 def valid_id(given: object) -> str:

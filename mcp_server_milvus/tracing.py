@@ -37,6 +37,8 @@ LOGGER = logging.getLogger(__name__)
 async def tracing(server: MCPServer[Any]) -> AsyncGenerator[None]:
     """While the block runs, the server's calls are traced if the environment asks for it."""
     if not is_wanted(os.environ):
+        if isinstance(get_tracer_provider(), ProxyTracerProvider):
+            del server.middleware[0]  # the SDK's, for spans that nobody records
         yield
         return
     exporting = _Exporting()

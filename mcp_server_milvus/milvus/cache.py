@@ -120,7 +120,10 @@ class SchemaCache:
         return schema
 
     async def _known(self, db_name: str, collection_name: str) -> CollectionSchema:
-        entry = self._entries.setdefault((db_name, collection_name), _Entry())
+        key = db_name, collection_name
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = _Entry()
         if entry.schema and entry.expires > time.monotonic():
             self._looks.hits += 1
             return entry.schema

@@ -137,16 +137,19 @@ class ClientPool:
         if not self._reach.sees_database(db_name):
             db_name = self._absent  # Milvus itself says that it is not there
         try:
-            with Translation(self.tried), anyio.fail_after(seconds or limit):
-                async with self._limiter:
-                    waiting = False
-                    connection = self._ready(db_name)
-                    if connection is None:
-                        with anyio.fail_after(limit):
-                            connection = await self._connected(db_name)
-                    connection.borrowers += 1
-                    client = connection.client.seen_by(self._reach)
-                    yield client
+            with Translation(self.tried):
+                with anyio.CancelScope(deadline=anyio.current_time() + (seconds or limit)) as in_time:
+                    async with self._limiter:
+                        waiting = False
+                        connection = self._ready(db_name)
+                        if connection is None:
+                            with anyio.fail_after(limit):
+                                connection = await self._connected(db_name)
+                        connection.borrowers += 1
+                        client = connection.client.seen_by(self._reach)
+                        yield client
+                if in_time.cancelled_caught:
+                    raise TimeoutError
         except Error as error:
             if isinstance(error, Unavailable | DeadlineExceeded) or _says_it_is_absent(error, db_name):
                 self._retire(db_name, connection)

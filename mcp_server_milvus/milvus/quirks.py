@@ -115,9 +115,9 @@ class Mended(AsyncMilvusClient):
 
     def seen_by(self, reach: Reach) -> Self:
         """The same client, for whoever reaches no more than this."""
-        seen = copy.copy(self)
-        seen._shared = self._shared or self
-        seen.guard = Guard(reach, self.database, is_lite=self.backend.is_lite)
+        seen = object.__new__(type(self))
+        guard = Guard(reach, self.database, is_lite=self.backend.is_lite)
+        seen.__dict__ = {**self.__dict__, "_shared": self._shared or self, "guard": guard}
         return seen
 
     async def close(self) -> None:

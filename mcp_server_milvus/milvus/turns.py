@@ -21,7 +21,9 @@ class Turns:
     @asynccontextmanager
     async def of(self, key: Hashable) -> AsyncGenerator[None]:
         """Lets one in at a time for each key, for as long as the block runs."""
-        lock = self._locks.setdefault(key, anyio.Lock(fast_acquire=True))
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = anyio.Lock(fast_acquire=True)
         try:
             async with lock:
                 yield
@@ -32,5 +34,4 @@ class Turns:
 
 def is_unused(lock: anyio.Lock) -> bool:
     """Whether nobody holds it or waits for it."""
-    now = lock.statistics()
-    return not now.locked and not now.tasks_waiting
+    return not lock.locked()  # one that is let go while others wait is the next one's at once
