@@ -128,7 +128,7 @@ def test_no_string_of_a_json_line_has_a_secret() -> None:
     ],
 )
 def test_an_id_that_a_caller_gives_is_taken_when_it_is_one(meta: Any, headers: Any, expected: str) -> None:
-    assert given_id(meta, headers) == expected
+    assert given_id(meta or {}, headers or {}) == expected
 
 
 class Nothing(Input):

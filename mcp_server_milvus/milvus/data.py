@@ -359,7 +359,9 @@ class DataClient(Mended):
 
         reach = self.guard and self.guard.reach
         kind = (collection_name, schema.identity, tuple(output_fields), tuple(partition_names or ()), reach)
-        return await self.key_reads.read(kind, keys, send, most=largest_page(schema, self.backend, output_fields))
+        return await self.key_reads.read(
+            kind, keys, send, most=partial(largest_page, schema, self.backend, output_fields)
+        )
 
     async def count_matching(
         self, collection_name: str, matching: str, schema: CollectionSchema, partition_names: list[str] | None

@@ -42,16 +42,16 @@ class KeyReads:
         self._turns = Turns()
         self._waiting: dict[Hashable, _Batch] = {}
 
-    async def read(self, kind: Hashable, keys: Sequence[Key], send: Send, *, most: int) -> Entities:
+    async def read(self, kind: Hashable, keys: Sequence[Key], send: Send, *, most: Callable[[], int]) -> Entities:
         """The entities of these keys that there are, and perhaps some that others have asked for.
 
-        `kind` is all that requests must have in common to be one; `most` is how many keys one may have that is made of
-        several. An answer is to a request that was sent after this call: it shows every write that had ended before.
+        `kind` is all that requests must have in common to be one; `most` tells how many keys one may have that is made
+        of several. An answer is to a request that was sent after this call: it shows every write that had ended before.
         Where the request of others fails, their keys and these are asked for again, so that each meets its own failure.
         """
         characters = len(repr(keys))
         batch = self._waiting.get(kind)
-        if batch is None or not batch.has_room(keys, characters, most):
+        if batch is None or not batch.has_room(keys, characters, most()):
             batch = self._waiting[kind] = _Batch()
         batch.add(keys, characters)
         batch.callers += 1

@@ -1,10 +1,16 @@
-"""Connections whose clients send what they have to say, and in time."""
+"""Connections whose clients send what they have to say, and in time; and whose end can be heard of at once."""
 
 import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import h11
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+CONNECTION = "mcp_server_milvus.connection"
+"""Key of a request's scope: the `PromptProtocol` over which it came."""
 
 REQUEST_SECONDS = 20.0
 """In which a request has to come, head and body."""
@@ -25,6 +31,24 @@ class PromptProtocol(H11Protocol):
         self._received = 0
         self._since: float | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._on_end: Callable[[], None] | None = None
+        self._app: Any = self.app
+        self.app: Any = self._called
+
+    async def _called(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CONNECTION] = self
+        await self._app(scope, receive, send)
+
+    @contextmanager
+    def on_end(self, act: Callable[[], None]) -> Generator[None]:
+        """While the block runs, `act` is called when the connection ends. In ASGI, a task would have to wait for it."""
+        self._on_end = act
+        try:
+            if self.transport.is_closing():
+                act()
+            yield
+        finally:
+            self._on_end = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -32,6 +56,8 @@ class PromptProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_more()
+        if self._on_end:
+            self._on_end()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

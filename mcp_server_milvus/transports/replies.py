@@ -20,6 +20,8 @@ from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
+from mcp_server_milvus.transports.prompt import CONNECTION, PromptProtocol
+
 PROGRESS_TOKEN = "progressToken"  # noqa: S105
 
 
@@ -81,16 +83,12 @@ class Replies(StreamableHTTPServerTransport):
 
     async def _handle_while_connected(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Without a session a client can cancel a call only by leaving. An event stream looks for that itself."""
-
-        async def watch() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            handling.cancel_scope.cancel()
-
-        async with anyio.create_task_group() as handling:
-            handling.start_soon(watch)
+        connection: PromptProtocol | None = scope.get(CONNECTION)  # None where another server than ours runs this
+        with (
+            anyio.CancelScope() as handling,
+            connection.on_end(handling.cancel) if connection else contextlib.nullcontext(),
+        ):
             await super().handle_request(scope, _again(body, receive), send)
-            handling.cancel_scope.cancel()
 
     def _is_plain(self, request: Request, body: bytes) -> bool:
         more = self.told_or_asked_in_between if self._has_a_user else self.told_in_between

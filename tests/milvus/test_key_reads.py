@@ -54,7 +54,7 @@ async def test_what_comes_while_a_request_is_under_way_is_asked_for_together(ask
     reads, told = KeyReads(), dict[int, Entities]()
 
     async def one(key: int) -> None:
-        told[key] = await reads.read("kind", [key], asked.send, most=256)
+        told[key] = await reads.read("kind", [key], asked.send, most=lambda: 256)
 
     async with anyio.create_task_group() as tasks:
         for key in range(5):
@@ -72,7 +72,7 @@ async def test_other_kinds_do_not_wait_and_are_not_mixed(asked: Asked) -> None:
     reads = KeyReads()
     async with anyio.create_task_group() as tasks:
         for kind in ("a", "b"):
-            tasks.start_soon(lambda kind=kind: reads.read(kind, [kind], asked.send, most=256))
+            tasks.start_soon(lambda kind=kind: reads.read(kind, [kind], asked.send, most=lambda: 256))
         with anyio.fail_after(5):
             while len(asked.requests) < 2:
                 await anyio.lowlevel.checkpoint()
@@ -85,7 +85,7 @@ async def test_a_request_made_of_several_is_no_larger_than_it_may_be(asked: Aske
     reads = KeyReads()
 
     async def one(number: int) -> None:
-        await reads.read("kind", [f"{key}{number}" for key in keys], asked.send, most=most)
+        await reads.read("kind", [f"{key}{number}" for key in keys], asked.send, most=lambda: most)
 
     async with anyio.create_task_group() as tasks:
         for number in range(6):
@@ -101,7 +101,7 @@ async def test_a_caller_who_leaves_takes_nobody_along(asked: Asked) -> None:
     reads, told = KeyReads(), list[Entities]()
 
     async def one(key: int) -> None:
-        told.append(await reads.read("kind", [key], asked.send, most=256))
+        told.append(await reads.read("kind", [key], asked.send, most=lambda: 256))
 
     async with anyio.create_task_group() as tasks, anyio.create_task_group() as leaving:
         leaving.start_soon(one, 1)
@@ -122,13 +122,13 @@ async def test_nothing_is_kept_of_callers_who_all_leave(asked: Asked) -> None:
     reads = KeyReads()
     async with anyio.create_task_group() as leaving:
         for key in range(3):
-            leaving.start_soon(lambda key=key: reads.read("kind", [key], asked.send, most=256))
+            leaving.start_soon(lambda key=key: reads.read("kind", [key], asked.send, most=lambda: 256))
         await waiting(reads, 2)
         leaving.cancel_scope.cancel()
     assert not reads._waiting
     assert not reads._turns
     asked.let_go.set()
-    assert (await reads.read("kind", [9], asked.send, most=256)).keys() == {9}
+    assert (await reads.read("kind", [9], asked.send, most=lambda: 256)).keys() == {9}
 
 
 async def test_a_failed_request_fails_nobody_but_who_sent_it(asked: Asked) -> None:
@@ -136,7 +136,7 @@ async def test_a_failed_request_fails_nobody_but_who_sent_it(asked: Asked) -> No
 
     async def one(key: int) -> None:
         try:
-            told.append((await reads.read("kind", [key], asked.send, most=256))[key]["key"])
+            told.append((await reads.read("kind", [key], asked.send, most=lambda: 256))[key]["key"])
         except Unavailable:
             failed.append(key)
 
@@ -154,7 +154,7 @@ async def test_a_read_that_comes_after_a_write_is_no_part_of_a_request_before_it
     reads, told = KeyReads(), list[Any]()
 
     async def one() -> None:
-        told.append((await reads.read("kind", [1], asked.send, most=256))[1]["state"])
+        told.append((await reads.read("kind", [1], asked.send, most=lambda: 256))[1]["state"])
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(one)
