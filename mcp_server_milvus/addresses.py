@@ -59,4 +59,4 @@ def parsed(uri: str) -> Address | None:
 
 
 def _part(name: str) -> str:
-    return quote(name, safe="", errors="replace")
+    return name if name.isascii() and name.isidentifier() else quote(name, safe="", errors="replace")

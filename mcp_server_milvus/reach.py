@@ -55,7 +55,7 @@ class Reach:
 
     def sees(self, collection_name: str) -> bool:
         """Whether there can be a collection, or an alias, of this name for the caller."""
-        if IN_TRASH.fullmatch(collection_name):
+        if collection_name.startswith(TRASH_PREFIX) and IN_TRASH.fullmatch(collection_name):
             return self.in_trash
         return _in_all(self.collections, collection_name)
 
@@ -88,4 +88,4 @@ def unmatched(lists: Iterable[Globs], name: str) -> Globs:
 
 
 def _in_all(lists: Iterable[Globs], name: str) -> bool:
-    return not unmatched(lists, name)
+    return not any(lists) or not unmatched(lists, name)

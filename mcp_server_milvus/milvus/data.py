@@ -8,6 +8,7 @@ What Milvus Lite and Milvus 2.3.5 do otherwise was seen with pymilvus 3.0.2; `te
 
 import math
 import time
+from array import array
 from collections.abc import Awaitable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -415,7 +416,7 @@ class DataClient(Mended):
         request = partial(
             Prepare.search_requests_with_expr,
             collection_name,
-            data=[data],
+            data=[_sent(data)],
             expr=matching,
             param=search_params,
             partition_names=partition_names,
@@ -520,9 +521,14 @@ def _index_digest(partitions: Any) -> str:
     return str(min(partitions.created_utc_timestamps, default=0))
 
 
+def _sent(sought: Any) -> Any:
+    """What is searched for, in the form that pymilvus sends without a look at each number."""
+    return sought.tobytes() if isinstance(sought, array) else sought
+
+
 def _ann_request(leg: Leg) -> AnnSearchRequest:
     return AnnSearchRequest(
-        data=[leg.target.data],
+        data=[_sent(leg.target.data)],
         anns_field=leg.target.field.name,
         param=leg.target.search_params(leg.reach),
         limit=leg.limit,

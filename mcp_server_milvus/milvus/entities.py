@@ -144,17 +144,17 @@ def batches(entities: Sequence[Entity]) -> list[list[Entity]]:
 
 
 def checked_vector(field: Field, vector: Any, *, argument: str) -> Any:
-    """The vector as pymilvus packs it.
+    """The vector as pymilvus packs it; 32-bit floats as an array.
 
     Raises:
         InvalidArgument: it does not fit the field.
     """
     is_floats = field.type is DataType.FLOAT_VECTOR and isinstance(vector, list)
-    numbers = cast("list[Any]", vector) if is_floats else []
-    problem = _vector_problem(field, (_float_array(numbers) or vector) if is_floats else vector)
+    numbers = _float_array(cast("list[Any]", vector)) if is_floats else None
+    problem = _vector_problem(field, numbers or vector)
     if problem:
         raise InvalidArgument(f"{argument}: {problem}; {field}")
-    return [float(number) for number in numbers] if is_floats else _packed(field, vector)
+    return numbers or _packed(field, vector)
 
 
 def packed_vector(field: Field, vector: "array[float]") -> Any:

@@ -127,6 +127,8 @@ class Page:
 
     def _key(self, key: int | str) -> int | str:
         """A key as a reader tells it from every other one."""
+        if isinstance(key, int):
+            return portable_key(key)
         shown = shown_key(key)
         self._escaped += shown != key
         return shown
