@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+MOST_LABELS = 1_024
+"""Pairs of a tool and an outcome whose counters are found without prometheus-client's lock and checks."""
+
 UNKNOWN = "unknown"
 """What every tool is called that there is not: names are the clients' to choose."""
 
@@ -44,12 +48,14 @@ class Metrics(Meter):
         self._tools = frozenset(tools)
         self._token = settings.metrics_token.get_secret_value()
         self.registry = CollectorRegistry()
-        self._calls = Counter(
+        calls = Counter(
             "milvus_mcp_calls", "Calls by tool and outcome: ok or a code", ["tool", "code"], registry=self.registry
         )
-        self._seconds = Histogram(
+        seconds = Histogram(
             "milvus_mcp_call_seconds", "Seconds of a call", ["tool"], buckets=SECONDS, registry=self.registry
         )
+        self._calls = lru_cache(MOST_LABELS)(calls.labels)
+        self._seconds = lru_cache(MOST_LABELS)(seconds.labels)
         self._under_way = Gauge("milvus_mcp_calls_in_flight", "Calls under way", registry=self.registry)
 
     def begun(self) -> None:
@@ -58,8 +64,8 @@ class Metrics(Meter):
     def ended(self, tool: str, outcome: str, seconds: float) -> None:
         name = tool if tool in self._tools else UNKNOWN
         self._under_way.dec()
-        self._calls.labels(name, outcome).inc()
-        self._seconds.labels(name).observe(seconds)
+        self._calls(name, outcome).inc()
+        self._seconds(name).observe(seconds)
 
     def watch(self, app: App, sessions: Callable[[], int]) -> None:
         """Shows what the App's parts and the transports have at each look."""

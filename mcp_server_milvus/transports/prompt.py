@@ -69,25 +69,28 @@ class PromptProtocol(H11Protocol):
             return
         request = self.cycle, self.conn.their_state
         super().data_received(data)
-        if (self.cycle, self.conn.their_state) != request:
+        if self._is_complete:
+            self._wait_no_more()
+        elif (self.cycle, self.conn.their_state) != request:
             self._wait_for_request()
-        self._see_whether_it_is_complete()
 
     def on_response_complete(self) -> None:
         """The next request may have come in part already."""
         super().on_response_complete()
         if not self.transport.is_closing() and self._since is None:
             self._wait_for_request()
-            self._see_whether_it_is_complete()
+            if self._is_complete:
+                self._wait_no_more()
 
     def _wait_for_request(self) -> None:
         self._wait_no_more()
         self._since, self._received = self.loop.time(), 0
         self._watch = self.loop.call_later(REQUEST_SECONDS, self._look)
 
-    def _see_whether_it_is_complete(self) -> None:
-        if self.conn.their_state not in {h11.IDLE, h11.SEND_BODY}:
-            self._wait_no_more()
+    @property
+    def _is_complete(self) -> bool:
+        """Whether the request is."""
+        return self.conn.their_state not in {h11.IDLE, h11.SEND_BODY}
 
     def _wait_no_more(self) -> None:
         self._since = None
