@@ -156,7 +156,7 @@ def test_a_key_that_could_never_be_read_again_is_refused(key: int | str) -> None
 
 
 def test_a_vector_to_search_with_is_checked_as_one_to_store() -> None:
-    assert checked_vector(VECTOR, [1, 2], argument="vector") == [1.0, 2.0]
+    assert checked_vector(VECTOR, [1, 2], argument="vector") == array("f", [1.0, 2.0])
     with pytest.raises(InvalidArgument, match="vector: 3 dimensions; vector FLOAT_VECTOR\\(2\\)"):
         checked_vector(VECTOR, [1, 2, 3], argument="vector")
 
