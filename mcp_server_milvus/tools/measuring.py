@@ -1,4 +1,7 @@
-"""Measuring: how much an index finds, and how much memory a collection takes."""
+"""Measuring: how much an index finds, and how much memory a collection takes.
+
+What measures is imported by the first call: a handshake need not wait for it.
+"""
 
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -9,18 +12,7 @@ from pydantic import Field
 from mcp_server_milvus.app import App
 from mcp_server_milvus.errors import Denied, InvalidArgument
 from mcp_server_milvus.milvus.filters import rendered
-from mcp_server_milvus.milvus.index_sizes import meant
-from mcp_server_milvus.milvus.memory import Reckoning, mean_sizes, readable, varying
 from mcp_server_milvus.milvus.names import Name
-from mcp_server_milvus.milvus.recall import (
-    ExactAnswers,
-    Measured,
-    Measuring,
-    Progress,
-    advice,
-    require_measurable,
-    settings_of,
-)
 from mcp_server_milvus.milvus.scanning import Source, largest_page, pages_in_key_order
 from mcp_server_milvus.milvus.schema import CollectionSchema, Index
 from mcp_server_milvus.milvus.targets import Target, target_of, vector_field
@@ -29,6 +21,8 @@ from mcp_server_milvus.vocabulary import Effect, Toolset
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.client import Client
+    from mcp_server_milvus.milvus.memory import Reckoning
+    from mcp_server_milvus.milvus.recall import ExactAnswers, Measured, Measuring
 
 READ_FOR_SIZES = 256
 """Entities whose values are weighed, of the collection's first by primary key."""
@@ -78,6 +72,8 @@ class MeasureRecallOutput(BoundedOutput):
 @tool(toolset=Toolset.OPERATIONS, effect=Effect.READ)
 async def measure_recall(app: App, args: MeasureRecallInput) -> MeasureRecallOutput:
     """Measures recall and latency of a vector index for several search params against exact answers, and advises."""
+    from mcp_server_milvus.milvus.recall import Measuring, Progress
+
     db_name = app.database(args.db_name)
 
     async def measure(client: "Client", schema: CollectionSchema) -> MeasureRecallOutput:
@@ -99,6 +95,8 @@ async def measure_recall(app: App, args: MeasureRecallInput) -> MeasureRecallOut
 
 def _targets(app: App, client: "Client", schema: CollectionSchema, args: MeasureRecallInput) -> list[Target]:
     """One search for each setting. The vectors come later."""
+    from mcp_server_milvus.milvus.recall import require_measurable, settings_of
+
     bindings = app.bindings(app.database(args.db_name), schema)
     field = vector_field(schema, None, args.anns_field, bindings)
     if field.name in schema.masked:
@@ -113,7 +111,9 @@ def _targets(app: App, client: "Client", schema: CollectionSchema, args: Measure
     return [target_of(schema, field, None, params, client.backend) for params in chosen]
 
 
-async def _measured(args: MeasureRecallInput, measuring: Measuring, targets: list[Target]) -> MeasureRecallOutput:
+async def _measured(args: MeasureRecallInput, measuring: "Measuring", targets: list[Target]) -> MeasureRecallOutput:
+    from mcp_server_milvus.milvus.recall import ExactAnswers, advice
+
     count = await measuring.count()
     measuring.progress.total = 2 * count + len(targets) * min(args.sample, count)
     sampled = await measuring.sampled(count, args.sample) if count > 1 else []
@@ -144,7 +144,7 @@ async def _measured(args: MeasureRecallInput, measuring: Measuring, targets: lis
     )
 
 
-async def _unbuilt(measuring: Measuring) -> list[str]:
+async def _unbuilt(measuring: "Measuring") -> list[str]:
     """What is to be said of an index that is not finished: what it lacks is searched otherwise."""
     for index in await measuring.client.describe_indexes(measuring.source.collection_name):
         if index.field_name == measuring.field.name and index.state not in {"", "finished"}:
@@ -153,7 +153,7 @@ async def _unbuilt(measuring: Measuring) -> list[str]:
     return []
 
 
-def _points(exact: ExactAnswers, found: list[Measured]) -> list[Point]:
+def _points(exact: "ExactAnswers", found: "list[Measured]") -> list[Point]:
     recalls = [(each, exact.recall(each)) for each in found]
     return [
         Point(
@@ -205,6 +205,8 @@ class EstimateMemoryOutput(Output):
 @tool(toolset=Toolset.OPERATIONS, effect=Effect.READ)
 async def estimate_memory(app: App, args: EstimateMemoryInput) -> EstimateMemoryOutput:
     """Estimates the memory that a collection takes when loaded: as it is, with more entities, or with another index."""
+    from mcp_server_milvus.milvus.memory import Reckoning
+
     db_name = app.database(args.db_name)
 
     async def estimate(client: "Client", schema: CollectionSchema) -> EstimateMemoryOutput:
@@ -222,6 +224,8 @@ async def estimate_memory(app: App, args: EstimateMemoryInput) -> EstimateMemory
 
 def _indexes(schema: CollectionSchema, args: EstimateMemoryInput, *, is_lite: bool) -> dict[str, Index]:
     """The indexes of the vector fields by field, with the one that is asked about in its place."""
+    from mcp_server_milvus.milvus.index_sizes import meant
+
     indexes = {each.name: index for each in schema.vector_fields if (index := schema.index_of(each.name))}
     if args.index_type is None and (args.params or args.field_name):
         raise InvalidArgument("params and field_name say which index_type is meant: name it too")
@@ -233,6 +237,8 @@ def _indexes(schema: CollectionSchema, args: EstimateMemoryInput, *, is_lite: bo
 
 async def _means(client: "Client", schema: CollectionSchema, collection_name: str) -> dict[str, float]:
     """The mean sizes of values that differ in size, in a few entities."""
+    from mcp_server_milvus.milvus.memory import mean_sizes, varying
+
     names = varying(schema)
     if not names:
         return {}
@@ -255,7 +261,9 @@ def _mapped(schema: CollectionSchema, indexes: dict[str, Index]) -> set[str]:
     return mapped
 
 
-def _estimated(reckoning: Reckoning, replicas: int, *, loaded: bool) -> EstimateMemoryOutput:
+def _estimated(reckoning: "Reckoning", replicas: int, *, loaded: bool) -> EstimateMemoryOutput:
+    from mcp_server_milvus.milvus.memory import readable
+
     fields = reckoning.fields()
     memory, disk = (replicas * sum(each.memory for each in fields), replicas * sum(each.disk for each in fields))
     assumed = [
