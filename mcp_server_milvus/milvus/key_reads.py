@@ -9,6 +9,9 @@ from typing import Any
 
 from mcp_server_milvus.milvus.turns import Turns
 
+FEW = 16
+"""Keys of a read that shares requests. A larger one is worth its own, and nobody is to wait for it."""
+
 MOST_CHARACTERS = 16_384
 """Of the keys of one request, together; a call may have more alone."""
 
@@ -49,6 +52,8 @@ class KeyReads:
         of several. An answer is to a request that was sent after this call: it shows every write that had ended before.
         Where the request of others fails, their keys and these are asked for again, so that each meets its own failure.
         """
+        if len(keys) > FEW:
+            return await send(keys)
         characters = len(repr(keys))
         batch = self._waiting.get(kind)
         if batch is None or not batch.has_room(keys, characters, most()):

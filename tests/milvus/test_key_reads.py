@@ -11,7 +11,7 @@ import pytest
 
 from mcp_server_milvus.app import App, open_app
 from mcp_server_milvus.errors import Unavailable
-from mcp_server_milvus.milvus.key_reads import MOST_CHARACTERS, Entities, Key, KeyReads
+from mcp_server_milvus.milvus.key_reads import FEW, MOST_CHARACTERS, Entities, Key, KeyReads
 from mcp_server_milvus.settings import load_settings
 from tests.agent import UNATTENDED
 from tests.milvus.conftest import Agent, Wire
@@ -66,6 +66,17 @@ async def test_what_comes_while_a_request_is_under_way_is_asked_for_together(ask
     assert {key: entities[key]["key"] for key, entities in told.items()} == {key: key for key in range(5)}
     assert not reads._waiting
     assert not reads._turns
+
+
+async def test_a_large_read_neither_waits_nor_makes_others_wait(asked: Asked) -> None:
+    reads, many = KeyReads(), [*range(100, 101 + FEW)]
+    async with anyio.create_task_group() as tasks:
+        for keys in ([1], many, [2]):
+            tasks.start_soon(lambda keys=keys: reads.read("kind", keys, asked.send, most=lambda: 256))
+        await waiting(reads, 1)
+        assert asked.requests == [[1], many]
+        asked.let_go.set()
+    assert asked.requests == [[1], many, [2]]
 
 
 async def test_other_kinds_do_not_wait_and_are_not_mixed(asked: Asked) -> None:
