@@ -16,11 +16,12 @@ from typing import Any
 import anyio
 import grpc
 import pytest
+from mcp.server.mcpserver import MCPServer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import ProxyTracerProvider, StatusCode
 from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
 from mcp_server_milvus import tracing
@@ -223,6 +224,28 @@ def test_without_a_provider_nothing_is_traced(recorded: InMemorySpanExporter) ->
     elsewhere.join()
     assert told == [False]
     assert recorded.get_finished_spans() == ()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "provider", "begins_spans"),
+    [("", ProxyTracerProvider(), False), ("", TracerProvider(), True), ("http://127.0.0.1:9", None, True)],
+    ids=["nobody", "a program's own", "a collector"],
+)
+async def test_spans_are_begun_only_where_somebody_records_them(
+    endpoint: str, provider: Any, *, begins_spans: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    monkeypatch.setattr(tracing, "get_tracer_provider", lambda: provider)
+    server = MCPServer("any")
+    others = [each for each in server.middleware if type(each).__name__ != tracing.SPANS]
+    assert len(others) == len(server.middleware) - 1
+    async with tracing.tracing(server):
+        assert (tracing.SPANS in map(type_name, server.middleware)) is begins_spans
+        assert [each for each in server.middleware if each in others] == others
+
+
+def type_name(each: object) -> str:
+    return type(each).__name__
 
 
 @pytest.mark.parametrize(
