@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mcp_server_milvus.milvus.ranking import Key
 from mcp_server_milvus.milvus.turns import Turns
 
 FEW = 16
@@ -15,7 +16,6 @@ FEW = 16
 MOST_CHARACTERS = 16_384
 """Of the keys of one request, together; a call may have more alone."""
 
-Key = int | str
 Entities = Mapping[Key, Mapping[str, Any]]
 Send = Callable[[Sequence[Key]], Awaitable[Entities]]
 """Asks for the entities of these keys, and returns those that there are."""

@@ -70,7 +70,8 @@ class Page:
         `around` goes beside it: the `id` and the `score` of a hit, of whose fields the key is none then.
         """
         passage = self._passage(entity) if self.passages else {}
-        left_out = ("$meta", self.schema.primary_key.name if around else "", *(self._replaced if passage else ()))
+        replaced = self._replaced if passage else ()
+        left_out = ("$meta", self.schema.primary_key.name, *replaced) if around else ("$meta", *replaced)
         fields = {name: self._plain(name, value) for name, value in entity.items() if name not in left_out}
         row = {**around, "id": self._key(around["id"]), "fields": fields, **passage} if around else fields
         size = json_size(row)

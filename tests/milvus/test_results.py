@@ -209,5 +209,12 @@ def test_what_surrounds_a_hit_is_counted_too() -> None:
     assert page.limits(stopped="go on") == [f"1024 bytes reached after {len(page.entities)}: go on"]
 
 
+def test_a_value_whose_name_is_empty_is_shown() -> None:
+    page = Page(SCHEMA, 1_024)
+    page.admit({"id": 1, "": "nameless"})
+    page.admit({"id": 2, "": "nameless"}, id=2, score=0.5)
+    assert page.entities == [{"id": 1, "": "nameless"}, {"id": 2, "score": 0.5, "fields": {"": "nameless"}}]
+
+
 def significant_digits(number: float) -> int:
     return len(f"{number!r}".partition("e")[0].replace(".", "").replace("-", "").strip("0"))
