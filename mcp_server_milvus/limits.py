@@ -134,10 +134,10 @@ def within_limits(tool: Judged, args: Arguments, settings: Settings) -> Argument
     """
     if tool.uses_files or tool.toolset not in {Toolset.SEARCH, Toolset.DATA}:
         return args
-    for number, leg in enumerate(getattr(args, "legs", ())):
+    fields = type(args).model_fields
+    for number, leg in enumerate(cast("Any", args).legs if "legs" in fields else ()):
         _require_allowed(f"legs.{number}.limit", _amount(leg.limit), "max_entities_out", settings)
     lowered: dict[str, int] = {}
-    fields = type(args).model_fields
     for name, setting in _limited(tool):
         if name not in fields:
             continue

@@ -1,5 +1,6 @@
 """One client per database, made when it is first needed, shared by all calls, replaced when its connection is lost."""
 
+import asyncio
 import copy
 import importlib
 import secrets
@@ -138,7 +139,7 @@ class ClientPool:
             db_name = self._absent  # Milvus itself says that it is not there
         try:
             with Translation(self.tried):
-                with anyio.CancelScope(deadline=anyio.current_time() + (seconds or limit)) as in_time:
+                with anyio.CancelScope(deadline=asyncio.get_running_loop().time() + (seconds or limit)) as in_time:
                     async with self._limiter:
                         waiting = False
                         connection = self._ready(db_name)

@@ -218,9 +218,9 @@ def fitting(described: Sequence[Mapping[str, Any]], max_bytes: int) -> int:
     return count
 
 
-def cursor_fingerprint(*parts: Any) -> str:
-    """What ties a cursor to the question that it continues."""
-    return hashlib.sha256(compact(parts).encode(errors="replace")).hexdigest()[:12]
+def cursor_fingerprint(*parts: Any, packed: bytes = b"") -> str:
+    """What ties a cursor to the question that it continues. `packed` is of it, and no JSON."""
+    return hashlib.sha256(compact(parts).encode(errors="replace") + packed).hexdigest()[:12]
 
 
 def encode_cursor(fingerprint: str, position: int | str) -> str:

@@ -1,5 +1,6 @@
 """Search: the entities whose vectors are nearest."""
 
+from array import array
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +36,9 @@ LONG_TEXT = 500
 
 LEXICAL_PARAMS = frozenset({"drop_ratio_search"})
 """Parameters that only a sparse index has: of two legs, they go to that of the words, and all others to the other."""
+
+NOT_ASKED = frozenset({"cursor", "limit", "output_fields", "snippet", "consistency_level"})
+"""Arguments that decide nothing but how hits are shown, or how many on a page."""
 
 APPROXIMATE = "approximate index under a filter; exact: true scores every match"
 INCOMPLETE = "approximate index: the last page may come early; exact: true pages through every match"
@@ -183,8 +187,7 @@ async def _searched(
 ) -> SearchOutput:
     await client.confirm_indexes(args.collection_name, schema)
     legs = await _legs(app, args, plan, client, schema)
-    asked = args.model_dump(exclude={"cursor", "limit", "output_fields", "snippet", "consistency_level"})
-    fingerprint = cursor_fingerprint(asked, [leg.target.field.name for leg in legs])
+    fingerprint = _fingerprint(args, legs)
     page = Page(schema, app.settings.max_result_bytes, frozenset(args.output_fields or ()), _passages(args, plan))
     position = _position(args, legs, fingerprint)
     turn = Turn(page, position, args.limit, app.settings.max_scan, app.report_progress)
@@ -250,6 +253,14 @@ async def _given(client: "Client", schema: "CollectionSchema", args: SearchInput
         return packed(field, args.vector)
     key = args.id if args.id is not None else ""
     return await own_value(client, args.collection_name, schema, key, field, args.consistency_level)
+
+
+def _fingerprint(args: SearchInput, legs: tuple[Search, ...]) -> str:
+    """What a cursor is tied to: all that decides which hits there are, and in which order."""
+    data = legs[0].target.data
+    packed = data.tobytes() if args.vector is not None and isinstance(data, array) else b""
+    asked = args.model_dump(exclude={*NOT_ASKED, *(["vector"] if packed else [])})
+    return cursor_fingerprint(asked, [leg.target.field.name for leg in legs], packed=packed)
 
 
 def _position(args: SearchInput, legs: tuple[Search, ...], fingerprint: str) -> Position:
