@@ -35,6 +35,7 @@ from mcp_server_milvus.milvus.quirks import Mended
 from mcp_server_milvus.milvus.ranking import Ranker
 from mcp_server_milvus.milvus.scanning import largest_page
 from mcp_server_milvus.milvus.schema import DEFAULT_PARTITION, CollectionSchema, parse_schema
+from mcp_server_milvus.milvus.search_requests import search_request
 from mcp_server_milvus.milvus.targets import Leg
 from mcp_server_milvus.milvus.unpacking import hits_of
 from mcp_server_milvus.milvus.writing import Operation
@@ -404,25 +405,25 @@ class DataClient(Mended):
         data: Any,
         schema: CollectionSchema,
         *,
-        matching: str,
-        search_params: Mapping[str, Any],
+        anns_field: str,
         partition_names: list[str] | None,
         consistency_level: ConsistencyLevel | None,
         **arguments: Any,
     ) -> list[Found]:
-        """The hits for one vector or text, best first, seeing every write of this process."""
+        """The hits for one vector or text, best first, seeing every write of this process.
+
+        `arguments` are those of `search_request`.
+        """
         self.require_loaded(schema, partition_names)
         await self.require_partitions(collection_name, partition_names)
         request = partial(
-            Prepare.search_requests_with_expr,
+            search_request,
             collection_name,
-            data=[_sent(data)],
-            expr=matching,
-            param=search_params,
+            schema.require(anns_field),
+            data,
             partition_names=partition_names,
-            schema=schema.described,
+            guaranteed=self._guaranteed(schema, consistency_level),
             **arguments,
-            **self._guaranteed(schema, consistency_level),
         )
         return hits_of(await self.read("Search", request))
 
