@@ -76,6 +76,7 @@ async def connect(
         client.confirmed = {}
         client.key_reads = KeyReads()
         await client.leave_recovery_to_the_pool()
+        await client.send_headers_at_once()
         failing.pop_all()
     return client
 

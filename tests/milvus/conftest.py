@@ -208,21 +208,30 @@ async def eventually(condition: Callable[[], bool], *, within: float = 10) -> No
             await anyio.sleep(0.01)
 
 
-async def connected(uri: str) -> milvus_client.Client:
+async def connected(uri: str, credentials: str = "") -> milvus_client.Client:
     return await milvus_client.connect(
-        uri, credentials="", db_name="default", last_writes={}, computing=anyio.CapacityLimiter(1), seconds=5
+        uri, credentials=credentials, db_name="default", last_writes={}, computing=anyio.CapacityLimiter(1), seconds=5
     )
+
+
+class Received(Counter[str]):
+    """How often each RPC came, and with which headers last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headers: dict[str, dict[str, str | bytes]] = {}
 
 
 @asynccontextmanager
 async def failing_milvus(
     *broken: str, code: grpc.StatusCode = grpc.StatusCode.INTERNAL
-) -> AsyncGenerator[tuple[str, Counter[str]]]:
+) -> AsyncGenerator[tuple[str, Received]]:
     """A server that says hello and answers the named RPCs with a failure, which no real one does on demand."""
-    received: Counter[str] = Counter()
+    received = Received()
 
     def answering(handler_call_details: Any) -> Any:
         name = handler_call_details.method.rpartition("/")[2]
+        received.headers[name] = dict(handler_call_details.invocation_metadata)
 
         async def answer(_request: bytes, context: Any) -> bytes:
             received[name] += 1

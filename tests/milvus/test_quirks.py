@@ -245,6 +245,26 @@ async def test_each_client_has_a_channel_of_its_own_with_its_own_options(lite_ur
     await two.close()
 
 
+async def test_each_request_bears_what_pymilvus_puts_in_by_interceptors() -> None:
+    async with failing_milvus() as (uri, received):
+        async with AsyncMilvusClient(uri, token="root:Milvus", dedicated=True) as plain:
+            await plain.list_collections()
+            theirs = received.headers.pop("ShowCollections")
+            assert len(await interceptors_of(plain)) == 2
+        client = await connected(uri, credentials="root:Milvus")
+        await client.list_collections()
+        ours = received.headers["ShowCollections"]
+        for name in ("authorization", "identifier"):
+            assert ours[name] == theirs[name]
+        assert await interceptors_of(client) == []
+        await client.close()
+
+
+async def interceptors_of(client: AsyncMilvusClient) -> list[Any]:
+    handler: Any = await AsyncMilvusClient._get_connection(client)
+    return handler._final_channel._unary_unary_interceptors
+
+
 @pytest.mark.parametrize("code", FAILURES)
 async def test_a_read_that_fails_is_sent_twice_where_pymilvus_goes_on_for_minutes(code: grpc.StatusCode) -> None:
     async with failing_milvus("ShowCollections", code=code) as (uri, received):
