@@ -49,6 +49,10 @@ SHOWN_LENGTH = 60
 EMPTY = frozenset({"null", "false", "0", '""', "[]", "{}"})
 """Defaults that a reader assumes anyway, as JSON."""
 
+OBJECT = {"type": "object"}
+"""Schema of what is in a list, where it says nothing else of it. The schema of a result leaves it out: a client that
+checks each of its entities takes as long for that as for all else that it does with the result."""
+
 BOUNDS = frozenset({"minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength"})
 """Told to who breaks one, not to everybody in every conversation."""
 
@@ -151,6 +155,9 @@ class Tool(Generic[In, Out]):
     def output_schema(self) -> dict[str, Any]:
         """The JSON schema of the structured result."""
         schema: dict[str, Any] = portable_schema(self.output_model, mode="serialization")
+        for listed in schema["properties"].values():
+            if listed.get("items") == OBJECT:
+                del listed["items"]
         if self.tells_content:
             schema["properties"][NOTE] = {"type": "string"}
         return schema
