@@ -2,12 +2,15 @@
 
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken
+from pydantic import ConfigDict
 
 from mcp_server_milvus.policy import LOCAL, NOBODY, Caller
 
 
 class CallerToken(AccessToken):
     """A token that was verified, and whose it is."""
+
+    model_config = ConfigDict(defer_build=True)
 
     caller: Caller
 

@@ -11,12 +11,12 @@ from mcp_server_milvus.errors import NotFound
 from mcp_server_milvus.losses.entities import Entities, OfCollection, all_entities, matching_entities, quoted, readable
 from mcp_server_milvus.milvus.entities import as_entities
 from mcp_server_milvus.milvus.filters import rendered
-from mcp_server_milvus.milvus.folders import Folders
 from mcp_server_milvus.milvus.schema import CollectionSchema
 from mcp_server_milvus.tool import Loss
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.client import Client
+    from mcp_server_milvus.milvus.folders import Folders
 
 
 class OfMatching(OfCollection, Protocol):
@@ -146,10 +146,12 @@ async def _facts(app: App, path: str) -> tuple[int, int]:
     Raises:
         Denied, NotFound: as the tools do.
     """
+    from mcp_server_milvus.milvus.folders import Folders
+
     return await anyio.to_thread.run_sync(_size_and_time, Folders(app.settings.file_folders), path)
 
 
-def _size_and_time(folders: Folders, path: str) -> tuple[int, int]:
+def _size_and_time(folders: "Folders", path: str) -> tuple[int, int]:
     with folders.open(path) as file:
         facts = os.fstat(file.fileno())
     return facts.st_size, facts.st_mtime_ns

@@ -1,8 +1,11 @@
-"""Text without what its reader cannot see: control characters, bidi controls, tags, joiners that join nothing."""
+"""Text without what its reader cannot see: control characters, bidi controls, tags, joiners that join nothing.
+
+The patterns are compiled when they are first used, for which no handshake waits.
+"""
 
 import re
 
-SPACES = re.compile("[\x0b\x0c\x85\u2028\u2029]")
+SPACES = "[\x0b\x0c\x85\u2028\u2029]"
 """Characters that separate words, or lines, and are told as a space."""
 
 EMOJI = "\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
@@ -24,19 +27,19 @@ ALWAYS = (
 )
 """What shows nothing wherever it stands. Half a surrogate pair is among it: no client could read the message."""
 
-HIDDEN = re.compile(f"[{ALWAYS}]+")
+HIDDEN = f"[{ALWAYS}]+"
 
 STYLES, FORMS = "\ufe0e\ufe0f", "\u180b-\u180d\u180f"
-JOINERS = re.compile(f"[\u200c\u200d{STYLES}{FORMS}]+")
+JOINERS = f"[\u200c\u200d{STYLES}{FORMS}]+"
 """What shows nothing but decides how its neighbours are written."""
 
-JOINED = re.compile(
-    f"[{JOINING}][\u200c\u200d].?|[{EMOJI}]\ufe0f?\u200d[{EMOJI}]|[{TAKES_STYLE}][{STYLES}].?|[{MONGOLIAN}][{FORMS}].?",
-    re.DOTALL,
+JOINED = (
+    f"(?s)[{JOINING}][\u200c\u200d].?|[{EMOJI}]\ufe0f?\u200d[{EMOJI}]"
+    f"|[{TAKES_STYLE}][{STYLES}].?|[{MONGOLIAN}][{FORMS}].?"
 )
 """One of these between characters of which it decides that."""
 
-CLOAKED = re.compile(f"[{ALWAYS}\x0b\x0c\x85\u2028\u2029\u200c\u200d{STYLES}{FORMS}]")
+CLOAKED = f"[{ALWAYS}\x0b\x0c\x85\u2028\u2029\u200c\u200d{STYLES}{FORMS}]"
 """All of these, wherever they stand."""
 
 PRINTABLE = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0" + "".join(
@@ -52,12 +55,12 @@ def visible(text: str) -> str:
     """The text as its reader sees it. What shows nothing is gone, but for joiners where they join."""
     if text.isascii() and text.isprintable():
         return text
-    return JOINERS.sub(_where_they_join, HIDDEN.sub("", SPACES.sub(" ", text)))
+    return re.sub(JOINERS, _where_they_join, re.sub(HIDDEN, "", re.sub(SPACES, " ", text)))
 
 
 def escaped(text: str) -> str:
     """The text with what shows nothing written out as its code, so that two keys never look the same."""
-    return text if visible(text) == text else CLOAKED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return text if visible(text) == text else re.sub(CLOAKED, lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def may_hide(json: str, encoded: bytes) -> bool:
@@ -76,4 +79,4 @@ def may_hide(json: str, encoded: bytes) -> bool:
 
 def _where_they_join(joiners: re.Match[str]) -> str:
     start, end = joiners.span()
-    return joiners.group() if JOINED.fullmatch(joiners.string[max(start - 1, 0) : end + 1]) else ""
+    return joiners.group() if re.fullmatch(JOINED, joiners.string[max(start - 1, 0) : end + 1]) else ""

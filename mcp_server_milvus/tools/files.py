@@ -15,7 +15,6 @@ from mcp_server_milvus.errors import Error, NotLoaded
 from mcp_server_milvus.filling import FileFilling
 from mcp_server_milvus.losses.writes import replaced_by_export, replaced_by_import
 from mcp_server_milvus.milvus.filters import rendered
-from mcp_server_milvus.milvus.folders import Folders
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.scanning import Source, mean_size, pages_in_key_order
 from mcp_server_milvus.milvus.schema import CollectionSchema
@@ -65,6 +64,8 @@ class ImportFileOutput(Output):
 @tool(toolset=Toolset.DATA, effect=Effect.MODIFY, uses_files=True, loses=replaced_by_import)
 async def import_file(app: App, args: ImportFileInput) -> ImportFileOutput:
     """Imports entities from a file in the server's files folder."""
+    from mcp_server_milvus.milvus.folders import Folders  # for which, as for all that files need, no handshake waits
+
     db_name = app.database(args.db_name)
     async with _files() as files:
         file = await anyio.to_thread.run_sync(Folders(app.settings.file_folders).open, args.path)
@@ -110,6 +111,7 @@ class ExportFileOutput(Output):
 async def export_file(app: App, args: ExportFileInput) -> ExportFileOutput:
     """Exports entities to a new .parquet, .jsonl or .csv."""
     from mcp_server_milvus.milvus.exporting import writer
+    from mcp_server_milvus.milvus.folders import Folders
     from mcp_server_milvus.milvus.formats import format_of
 
     async with _files() as files:

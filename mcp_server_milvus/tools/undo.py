@@ -8,7 +8,6 @@ from mcp_server_milvus.errors import NotFound
 from mcp_server_milvus.losses.structures import kept_lost
 from mcp_server_milvus.milvus.names import Name
 from mcp_server_milvus.milvus.results import fitting
-from mcp_server_milvus.restoring import restore
 from mcp_server_milvus.tool import BoundedOutput, Input, Output, tool
 from mcp_server_milvus.undo import as_time
 from mcp_server_milvus.vocabulary import Effect, Toolset
@@ -76,6 +75,8 @@ class RestoreCollectionOutput(Output):
 @tool(toolset=Toolset.SCHEMA, effect=Effect.CREATE)
 async def restore_collection(app: App, args: RestoreCollectionInput) -> RestoreCollectionOutput:
     """Takes back a drop, a truncation or a delete; replaces nothing."""
+    from mcp_server_milvus.restoring import restore  # for which no handshake waits
+
     db_name = app.database(args.db_name)
     restored = await restore(app, db_name, args.id, args.new_name)
     await sweep(app, db_name)
