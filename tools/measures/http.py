@@ -18,7 +18,7 @@ import httpx2
 
 from tools.measures.bounds import Bound, judged, milliseconds
 from tools.measures.common import DIMENSION, SERVER, own_settings, raw_client, seconds_of, vector
-from tools.measures.speed import STOCK_SERVER, entities
+from tools.measures.speed import STOCK_SERVER, TURNS, entities
 
 LOWEST_SPEED = 0.8
 PROTOCOL = "2025-06-18"
@@ -27,7 +27,7 @@ HEADERS = {"accept": "application/json, text/event-stream", "mcp-protocol-versio
 
 def http(options: argparse.Namespace) -> bool:
     """How many searches' worth of our own time go into the time of the SDK's empty calls."""
-    search, raw, empty = anyio.run(one_at_a_time, 20 * options.runs)
+    search, raw, empty = anyio.run(one_at_a_time, TURNS * options.runs)
     how = f"{milliseconds(search)}, raw {milliseconds(raw)}, an empty call of the SDK's {milliseconds(empty)}"
     own = max(search - raw, 1e-6)
     return judged(

@@ -28,6 +28,9 @@ FEW = 200
 """Entities of the collection: few, so that what is timed is not Milvus."""
 
 AT_ONCE, CALLS = 32, 640
+TURNS = 60
+"""Calls of each kind, one at a time, for each run: so many, for a median that the next run repeats."""
+
 HIGHEST_ADDED = 1.0
 LOWEST_SEARCHES, LOWEST_QUERIES, LOWEST_EMPTY = 0.9, 0.6, 1.8
 
@@ -36,7 +39,7 @@ Numbered = Callable[[int], Awaitable[Any]]
 
 def speed(options: argparse.Namespace) -> bool:
     """Latency, and calls in a second at 32 at once."""
-    latency = anyio.run(one_at_a_time, 20 * options.runs, options.milvus)
+    latency = anyio.run(one_at_a_time, TURNS * options.runs, options.milvus)
     empty = latency.empty
     bounds = [
         Bound(f"{name}: added to raw, in empty calls", (ours - raw) / empty, most=HIGHEST_ADDED, how=shown(ours, raw))
