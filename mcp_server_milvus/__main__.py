@@ -2,7 +2,7 @@
 
 import sys
 
-from mcp_server_milvus.importing import kept_imports
+from mcp_server_milvus.garbage import kept_imports
 from mcp_server_milvus.titles import without_secrets_in_title
 
 

@@ -19,6 +19,7 @@ from mcp_server_milvus.app import App
 from mcp_server_milvus.confirming import confirmed
 from mcp_server_milvus.content import Told, told_error, told_result
 from mcp_server_milvus.errors import DeadlineExceeded, Denied, Error, Internal, InvalidArgument, LimitExceeded
+from mcp_server_milvus.garbage import without_frames
 from mcp_server_milvus.limits import lowered, within_limits
 from mcp_server_milvus.policy import Policy
 from mcp_server_milvus.request_ids import given_id, under_way
@@ -95,9 +96,11 @@ async def _result(
             told = told_result(structured, this.secrets, is_content=tool.tells_content)
             return succeeded(_bounded(tool, settings, told))
     except Error as error:
+        without_frames(error)
         return _told_failure(error, this, quotes=may_quote)
-    except Exception:
+    except Exception as error:
         LOGGER.exception("%s failed", tool.name, extra={"secrets": this.secrets})
+        without_frames(error)
         fault = Internal(f"{tool.name}: a fault of this server", hint="its log has the details; report it")
         return _told_failure(fault, this)
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, cast
 import anyio
 
 from mcp_server_milvus import __version__
-from mcp_server_milvus.importing import kept_imports
+from mcp_server_milvus.garbage import kept_imports
 from mcp_server_milvus.logs import set_up_logs
 from mcp_server_milvus.settings import (
     FILE_ONLY,

@@ -15,6 +15,7 @@ from mcp_types import CallToolResult
 from mcp_server_milvus.app import App, open_app
 from mcp_server_milvus.calls import call, refused
 from mcp_server_milvus.compact import compact
+from mcp_server_milvus.garbage import look_seldom
 from mcp_server_milvus.notices import Subscribed
 from mcp_server_milvus.policy import Policy
 from mcp_server_milvus.progress_bar import shown_progress
@@ -39,6 +40,7 @@ async def serve(settings: Settings, inherited: "Inherited | None" = None) -> Non
         OSError: the port cannot be listened on.
     """
     require_reachable(settings)
+    look_seldom()
     over = _over_stdio if settings.transport is Transport.STDIO else partial(_over_http, inherited=inherited)
     try:
         async with open_app(settings) as app:

@@ -25,10 +25,10 @@ PROTOCOL = {"mcp", "mcp_types", "starlette", "uvicorn", "sse_starlette"}
 LAYERS = {
     "addresses": set[str](),
     "compact": set[str](),
+    "garbage": set[str](),
     "guides": {"errors", "milvus", "vocabulary"},
     "instructions": {"settings", "vocabulary"},
     "errors": set[str](),
-    "importing": set[str](),
     "vocabulary": set[str](),
     "settings": {"vocabulary"},
     "reach": set[str](),
@@ -40,7 +40,7 @@ LAYERS = {
     "hosts": {"hosts", "redaction", "settings", "text", "titles", "vocabulary"},
     "meter": set[str](),
     "text": {"text"},
-    "milvus": {"compact", "errors", "importing", "milvus", "reach", "request_ids", "settings", "text", "vocabulary"},
+    "milvus": {"compact", "errors", "garbage", "milvus", "reach", "request_ids", "settings", "text", "vocabulary"},
     "embedding": {"embedding", "errors", "settings", "vocabulary"},
     "app": {
         *("audit", "embedding", "errors", "limits", "meter", "milvus", "policy", "reach", "settings", "signing"),

@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_server_milvus.errors import DeadlineExceeded, Error, LimitExceeded, NotFound, Unavailable
-from mcp_server_milvus.importing import kept_imports
+from mcp_server_milvus.garbage import kept_imports
 from mcp_server_milvus.milvus.embedded import EmbeddedEngine
 from mcp_server_milvus.milvus.names import require_name
 from mcp_server_milvus.milvus.turns import Turns
