@@ -33,6 +33,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_server_milvus.settings import Settings
+from mcp_server_milvus.transports.exchanges import answer_directly
 from mcp_server_milvus.transports.health import Health
 from mcp_server_milvus.transports.listening import in_url, listener
 from mcp_server_milvus.transports.metrics import Metrics
@@ -147,6 +148,8 @@ def http_app(server: MCPServer[Any], settings: Settings, beside: Beside) -> Star
             max_sessions=settings.max_sessions,
             transport_security=CHECKED_HERE,
         )
+        if settings.stateless:
+            answer_directly(server.session_manager)
         routes += streamable.routes
         lifespan = streamable.router.lifespan_context
     if beside.metrics and settings.workers == 1 and _is_public(settings, beside):

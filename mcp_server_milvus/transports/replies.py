@@ -13,14 +13,11 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-import anyio
 from mcp.server import streamable_http_manager
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER, StreamableHTTPServerTransport, check_accept_headers
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
-
-from mcp_server_milvus.transports.prompt import CONNECTION, PromptProtocol
 
 PROGRESS_TOKEN = "progressToken"  # noqa: S105
 
@@ -74,21 +71,9 @@ class Replies(StreamableHTTPServerTransport):
         is_plain = self._is_plain(request, body)
         token = self.plain.set(is_plain)
         try:
-            if is_plain and not self.mcp_session_id:
-                await self._handle_while_connected(body, scope, receive, send)
-            else:
-                await super().handle_request(scope, _again(body, receive), send)
+            await super().handle_request(scope, again(body, receive), send)
         finally:
             self.plain.reset(token)
-
-    async def _handle_while_connected(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        """Without a session a client can cancel a call only by leaving. An event stream looks for that itself."""
-        connection: PromptProtocol | None = scope.get(CONNECTION)  # None where another server than ours runs this
-        with (
-            anyio.CancelScope() as handling,
-            connection.on_end(handling.cancel) if connection else contextlib.nullcontext(),
-        ):
-            await super().handle_request(scope, _again(body, receive), send)
 
     def _is_plain(self, request: Request, body: bytes) -> bool:
         more = self.told_or_asked_in_between if self._has_a_user else self.told_in_between
@@ -102,7 +87,7 @@ class Replies(StreamableHTTPServerTransport):
             yield incoming, _AnswersAlone(outgoing)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
+def again(body: bytes, receive: Receive) -> Receive:
     """What is received by whoever comes after the body was read."""
     is_told = False
 

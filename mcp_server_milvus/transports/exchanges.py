@@ -1,0 +1,137 @@
+"""A request without a session, answered where it came in.
+
+For each of them the SDK makes a session, with tasks and streams, that nothing else uses. In the modern protocol it does
+without, and so does this in the others, where the answer is plain JSON. The handshake, what is no request, and what is
+refused are the SDK's.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+from mcp.server.connection import Connection
+from mcp.server.lowlevel import Server
+from mcp.server.runner import serve_one
+from mcp.server.streamable_http import check_accept_headers
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.shared.dispatcher import CallOptions
+from mcp.shared.exceptions import MCPError, NoBackChannelError
+from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
+from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data
+from mcp.shared.message import ServerMessageMetadata
+from mcp.shared.transport_context import TransportContext
+from mcp_types import DEFAULT_NEGOTIATED_VERSION, JSONRPCError, JSONRPCRequest, JSONRPCResponse, jsonrpc_message_adapter
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from pydantic import ValidationError
+from pydantic_core import from_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_server_milvus.transports.prompt import CONNECTION, PromptProtocol
+from mcp_server_milvus.transports.replies import PROGRESS_TOKEN, again
+
+JSON = "application/json"
+NO_WAY_BACK = TransportContext(kind="streamable-http", can_send_request=False)
+HEARS_OF_PROGRESS = f'"{PROGRESS_TOKEN}"'.encode()
+
+
+def answer_directly(manager: StreamableHTTPSessionManager) -> None:
+    """Makes a manager without sessions answer plain requests by itself, where their bodies are within its limit."""
+    within_limit = manager.asgi_app
+    within_limit.app = _Exchanges(within_limit.app, manager.app)
+
+
+@dataclass(frozen=True)
+class _Exchange:
+    """The context of a request in the SDK's terms: nothing can be sent to its client but the answer."""
+
+    request_id: int | str
+    message_metadata: ServerMessageMetadata
+    transport: TransportContext = NO_WAY_BACK
+    cancel_requested: anyio.Event = field(default_factory=anyio.Event)
+    can_send_request: bool = False
+
+    async def send_raw_request(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+    ) -> dict[str, Any]:
+        del params, opts
+        raise NoBackChannelError(method)
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
+        """Nothing: there is no way."""
+
+    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        """Nothing: whoever wants to hear of it gets an event stream."""
+
+
+class _Exchanges:
+    """ASGI application around the SDK's."""
+
+    def __init__(self, app: ASGIApp, server: Server[Any]) -> None:
+        self._app = app
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        if not _is_of_a_handshake_protocol(request):
+            await self._app(scope, receive, send)
+            return
+        body = await request.body()
+        asked = _asked(body) if _is_answered_by_json(request, body) else None
+        if asked is None:
+            await self._app(scope, again(body, receive), send)
+        else:
+            await self._answer(asked, request, send)
+
+    async def _answer(self, asked: JSONRPCRequest, request: Request, send: Send) -> None:
+        """Answers, unless the client leaves before: without a session it cannot cancel its call in another way."""
+        connection: PromptProtocol | None = request.scope.get(CONNECTION)  # None where another server runs this
+        with (
+            anyio.CancelScope() as handling,
+            connection.on_end(handling.cancel) if connection else contextlib.nullcontext(),
+        ):
+            answer = await self._outcome(asked, request)
+            text = answer.model_dump_json(by_alias=True, exclude_unset=True)
+            await Response(text, media_type=JSON)(request.scope, request.receive, send)
+
+    async def _outcome(self, asked: JSONRPCRequest, request: Request) -> JSONRPCResponse | JSONRPCError:
+        version = request.headers.get(MCP_PROTOCOL_VERSION_HEADER, DEFAULT_NEGOTIATED_VERSION)
+        metadata = ServerMessageMetadata(request_context=request, can_send_request=False)
+        try:
+            result = await serve_one(
+                self._server,
+                _Exchange(asked.id, metadata),
+                asked.method,
+                asked.params,
+                connection=Connection.from_envelope(version, None, None),
+                lifespan_state=None,
+            )
+        except (MCPError, ValidationError) as refusal:
+            error = handler_exception_to_error_data(refusal)
+            assert error  # noqa: S101  # it is one of the two that the SDK has words for
+            return JSONRPCError(jsonrpc="2.0", id=asked.id, error=error)
+        return JSONRPCResponse(jsonrpc="2.0", id=asked.id, result=result)
+
+
+def _is_of_a_handshake_protocol(request: Request) -> bool:
+    version = request.headers.get(MCP_PROTOCOL_VERSION_HEADER, DEFAULT_NEGOTIATED_VERSION)
+    return request.method == "POST" and version in HANDSHAKE_PROTOCOL_VERSIONS
+
+
+def _is_answered_by_json(request: Request, body: bytes) -> bool:
+    """Whether a request comes as JSON, and its client takes JSON and has no event stream to hear of progress."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip()
+    takes_json, takes_events = check_accept_headers(request)
+    return media_type == JSON and takes_json and not (takes_events and HEARS_OF_PROGRESS in body)
+
+
+def _asked(body: bytes) -> JSONRPCRequest | None:
+    """The request that a body is, if it is one, and not the handshake."""
+    try:
+        message = jsonrpc_message_adapter.validate_python(from_json(body), by_name=False)
+    except ValueError:  # of either
+        return None
+    return message if isinstance(message, JSONRPCRequest) and message.method != "initialize" else None
