@@ -1,12 +1,12 @@
-"""A request without a session, answered where it came in.
+"""A call of a tool without a session, answered where it came in.
 
-For each of them the SDK makes a session, with tasks and streams, that nothing else uses. In the modern protocol it does
-without, and so does this in the others, where the answer is plain JSON. The handshake, what is no request, and what is
-refused are the SDK's.
+For each request without a session the SDK makes one, with tasks and streams, that nothing else uses. In the modern
+protocol it does without, and so does this in the others for the calls whose answer is plain JSON. What else comes, and
+what is refused, is the SDK's.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ HEARS_OF_PROGRESS = f'"{PROGRESS_TOKEN}"'.encode()
 
 
 def answer_directly(manager: StreamableHTTPSessionManager) -> None:
-    """Makes a manager without sessions answer plain requests by itself, where their bodies are within its limit."""
+    """Makes a manager without sessions answer plain calls by itself, where their bodies are within its limit."""
     within_limit = manager.asgi_app
     within_limit.app = _Exchanges(within_limit.app, manager.app)
 
@@ -80,40 +80,35 @@ class _Exchanges:
             await self._app(scope, receive, send)
             return
         body = await request.body()
-        asked = _asked(body) if _is_answered_by_json(request, body) else None
-        if asked is None:
+        if not _is_answered_by_json(request, body):
             await self._app(scope, again(body, receive), send)
-        else:
-            await self._answer(asked, request, send)
+            return
+        with _while_connected(scope):
+            call = _tool_call(body)
+            if call is None:
+                await self._app(scope, again(body, receive), send)
+            else:
+                answer = await self._outcome(call, request)
+                text = answer.model_dump_json(by_alias=True, exclude_unset=True)
+                await Response(text, media_type=JSON)(scope, receive, send)
 
-    async def _answer(self, asked: JSONRPCRequest, request: Request, send: Send) -> None:
-        """Answers, unless the client leaves before: without a session it cannot cancel its call in another way."""
-        connection: PromptProtocol | None = request.scope.get(CONNECTION)  # None where another server runs this
-        with (
-            anyio.CancelScope() as handling,
-            connection.on_end(handling.cancel) if connection else contextlib.nullcontext(),
-        ):
-            answer = await self._outcome(asked, request)
-            text = answer.model_dump_json(by_alias=True, exclude_unset=True)
-            await Response(text, media_type=JSON)(request.scope, request.receive, send)
-
-    async def _outcome(self, asked: JSONRPCRequest, request: Request) -> JSONRPCResponse | JSONRPCError:
+    async def _outcome(self, call: JSONRPCRequest, request: Request) -> JSONRPCResponse | JSONRPCError:
         version = request.headers.get(MCP_PROTOCOL_VERSION_HEADER, DEFAULT_NEGOTIATED_VERSION)
         metadata = ServerMessageMetadata(request_context=request, can_send_request=False)
         try:
             result = await serve_one(
                 self._server,
-                _Exchange(asked.id, metadata),
-                asked.method,
-                asked.params,
+                _Exchange(call.id, metadata),
+                call.method,
+                call.params,
                 connection=Connection.from_envelope(version, None, None),
                 lifespan_state=None,
             )
         except (MCPError, ValidationError) as refusal:
             error = handler_exception_to_error_data(refusal)
             assert error  # noqa: S101  # it is one of the two that the SDK has words for
-            return JSONRPCError(jsonrpc="2.0", id=asked.id, error=error)
-        return JSONRPCResponse(jsonrpc="2.0", id=asked.id, result=result)
+            return JSONRPCError(jsonrpc="2.0", id=call.id, error=error)
+        return JSONRPCResponse(jsonrpc="2.0", id=call.id, result=result)
 
 
 def _is_of_a_handshake_protocol(request: Request) -> bool:
@@ -128,10 +123,24 @@ def _is_answered_by_json(request: Request, body: bytes) -> bool:
     return media_type == JSON and takes_json and not (takes_events and HEARS_OF_PROGRESS in body)
 
 
-def _asked(body: bytes) -> JSONRPCRequest | None:
-    """The request that a body is, if it is one, and not the handshake."""
+@contextlib.contextmanager
+def _while_connected(scope: Scope) -> Generator[None]:
+    """The block ends with the connection: without a session a client can cancel a call only by leaving.
+
+    An event stream looks for that itself.
+    """
+    connection: PromptProtocol | None = scope.get(CONNECTION)  # None where another server than ours runs this
+    with (
+        anyio.CancelScope() as handling,
+        connection.on_end(handling.cancel) if connection else contextlib.nullcontext(),
+    ):
+        yield
+
+
+def _tool_call(body: bytes) -> JSONRPCRequest | None:
+    """The call that a body is, if it is one."""
     try:
         message = jsonrpc_message_adapter.validate_python(from_json(body), by_name=False)
     except ValueError:  # of either
         return None
-    return message if isinstance(message, JSONRPCRequest) and message.method != "initialize" else None
+    return message if isinstance(message, JSONRPCRequest) and message.method == "tools/call" else None
