@@ -143,7 +143,7 @@ class Mended(AsyncMilvusClient):
         handler._on_rpc_error = not_handled
 
     async def send_headers_at_once(self) -> None:
-        """Puts the headers of the connection into each request here: an interceptor costs a twentieth of a search."""
+        """Puts the headers of the connection into each request here: each interceptor is a task more for a request."""
         handler: Any = await super()._get_connection()
         interceptors = handler._final_channel._unary_unary_interceptors
         of_pymilvus = [each for each in interceptors if isinstance(each, _GenericAsyncClientInterceptor)]

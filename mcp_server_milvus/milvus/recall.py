@@ -20,7 +20,7 @@ from mcp_server_milvus.milvus.filters import keys_filter
 from mcp_server_milvus.milvus.ranking import Key
 from mcp_server_milvus.milvus.scanning import Entity, Scan, Source, pages_in_key_order
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field, Index
-from mcp_server_milvus.milvus.targets import Target
+from mcp_server_milvus.milvus.targets import Target, as_sought
 from mcp_server_milvus.milvus.waiting import ReportProgress
 from mcp_server_milvus.vocabulary import DataType, MetricType
 
@@ -325,14 +325,6 @@ class ExactAnswers:
         worst = best[-1] + SAME_SCORE * abs(best[-1]) + SAME_SIZE * _square(self.sampled[line].vector)
         right = {key for key in keys if self.scores[line].get(key, float("inf")) <= worst}
         return min(len(right), len(best)) / len(best)
-
-
-def as_sought(stored: Any) -> Any:
-    """A stored vector as a search takes it: a queried entity has one of bytes in a list."""
-    if isinstance(stored, list):
-        values = cast("list[Any]", stored)
-        return values[0] if values and isinstance(values[0], bytes) else values
-    return stored
 
 
 def _square(vector: Any) -> float:

@@ -4,7 +4,7 @@ import math
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -16,16 +16,13 @@ from mcp_server_milvus.milvus.paging import FieldsByKey, Hit
 from mcp_server_milvus.milvus.ranking import Key, Scored, meaning_and_words
 from mcp_server_milvus.milvus.scanning import Entity, Source
 from mcp_server_milvus.milvus.schema import CollectionSchema, Field
-from mcp_server_milvus.milvus.targets import GROUPED_REACH, Target
+from mcp_server_milvus.milvus.targets import GROUPED_REACH, Target, as_sought
 from mcp_server_milvus.milvus.waiting import ReportProgress
-from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType
+from mcp_server_milvus.vocabulary import ConsistencyLevel
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.answers import Found
     from mcp_server_milvus.milvus.client import Client
-
-BYTE_VECTORS = frozenset({DataType.BINARY_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR})
-"""Types whose stored vectors pymilvus returns as a list of one piece of bytes."""
 
 RANGED_REACH = 5
 """Hits that Milvus Lite ranks for each that it returns within a radius."""
@@ -131,7 +128,7 @@ async def own_value(
     value = entities[0].get(name) if entities else None
     if value is None:
         raise NotFound(f"id: {schema.name} has no entity {key!r} with a value in {name}")
-    return cast("list[Any]", value)[0] if field.type in BYTE_VECTORS and isinstance(value, list) else value
+    return as_sought(value)
 
 
 @dataclass(frozen=True)

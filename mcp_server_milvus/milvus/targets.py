@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from mcp_server_milvus.errors import Conflict, InvalidArgument
 from mcp_server_milvus.milvus.capabilities import Backend
@@ -116,6 +116,14 @@ def packed(field: Field, sought: Sought, argument: str = "vector") -> Any:
         InvalidArgument: it does not fit the field.
     """
     return sought if isinstance(sought, str) else checked_vector(field, sought, argument=argument)
+
+
+def as_sought(stored: Any) -> Any:
+    """A stored vector as a search takes it: a queried entity has one of bytes in a list."""
+    if isinstance(stored, list):
+        values = cast("list[Any]", stored)
+        return values[0] if values and isinstance(values[0], bytes) else values
+    return stored
 
 
 def vector_field(

@@ -157,8 +157,9 @@ def test_a_key_that_could_never_be_read_again_is_refused(key: int | str) -> None
 
 def test_a_vector_to_search_with_is_checked_as_one_to_store() -> None:
     assert checked_vector(VECTOR, [1, 2], argument="vector") == array("f", [1.0, 2.0])
-    with pytest.raises(InvalidArgument, match="vector: 3 dimensions; vector FLOAT_VECTOR\\(2\\)"):
+    with pytest.raises(InvalidArgument, match="vector: 3 dimensions; vector FLOAT_VECTOR\\(2\\)") as refused:
         checked_vector(VECTOR, [1, 2, 3], argument="vector")
+    assert "the model that made the vectors" in refused.value.hint
 
 
 @given(st.lists(st.integers(0, 3 * BATCH_BYTES // 2), max_size=30))

@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from pymilvus import DataType
-from pymilvus.grpc_gen import milvus_pb2, schema_pb2
+from pymilvus import CollectionSchema, DataType, FieldSchema
+from pymilvus.grpc_gen import common_pb2, milvus_pb2, schema_pb2
 
 from tests.fake_milvus import FakeMilvus, fake_milvus
 from tests.milvus.conftest import Agent, agent
@@ -135,3 +135,22 @@ async def test_a_page_beyond_the_first_asks_for_more_than_it_skips(newer: tuple[
     assert sizes[:3] == [2, 2, 1_024]
     widths = [params(request.search_params)["params"]["ef"] for request in fake.requests("Search")]
     assert widths[:3] == [3, 3, 1_024]
+
+
+async def test_an_entity_is_searched_by_its_own_bytes() -> None:
+    small = CollectionSchema(
+        [FieldSchema("id", DataType.INT64, is_primary=True), FieldSchema("tiny", DataType.INT8_VECTOR, dim=2)]
+    )
+    key = schema_pb2.FieldData(type=schema_pb2.DataType.Int64, field_name="id")
+    key.scalars.long_data.data.append(7)
+    tiny = schema_pb2.FieldData(type=schema_pb2.DataType.Int8Vector, field_name="tiny")
+    tiny.vectors.dim, tiny.vectors.int8_vector = 2, b"\x01\xff"
+    async with fake_milvus("2.6.4", small) as fake, agent(uri=fake.uri) as client:
+        fake.answers |= {
+            "Query": milvus_pb2.QueryResults(fields_data=[key, tiny], output_fields=["id", "tiny"]),
+            "Search": found(5),
+        }
+        result = await client.call("search", collection_name="docs", id=7, output_fields=[], limit=1)
+        assert [hit["id"] for hit in result["hits"]] == [5]
+        sent = common_pb2.PlaceholderGroup.FromString(fake.requests("Search")[0].placeholder_group)
+    assert [list(each.values) for each in sent.placeholders] == [[b"\x01\xff"]]

@@ -396,7 +396,9 @@ async def test_the_private_names_of_pymilvus_are_where_quirks_expects_them() -> 
     assert inspect.iscoroutinefunction(AsyncGrpcHandler.close)
     handler = AsyncGrpcHandler(uri="http://127.0.0.1:1")
     assert hasattr(handler, "_async_stub")
+    assert isinstance(vars(handler._final_channel)["_unary_unary_interceptors"], list)
     await handler.close()
+    assert "_fn" in vars(quirks._GenericAsyncClientInterceptor(lambda *_: None))
     assert "await args[0]._on_rpc_error(e)" in inspect.getsource(retry_on_rpc_failure)
 
     for name in (*quirks.REPEATED, "create_collection", "drop_collection", "drop_index", "release_collection"):
