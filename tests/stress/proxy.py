@@ -4,11 +4,18 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
+from tests.milvus.conftest import agent, eventually
+from tests.stress.load import CLIENTS, KNOWN, PATIENCE, Load
+
 CHUNK = 64 * 1024
+TIMEOUT = 3.0
+SLACK = 10.0
+"""Seconds above the deadline in which a call ends on a machine that does other things too."""
 
 
 @dataclass
@@ -77,3 +84,28 @@ async def proxied(uri: str) -> AsyncGenerator[Proxy]:
         tasks.start_soon(listener.serve, proxy.relay)
         yield proxy
         tasks.cancel_scope.cancel()
+
+
+async def load_over_bad_ways(uri: str, **settings: Any) -> None:
+    """Clients of the Milvus at a uri, over ways that go bad one after the other: nothing is lost, and nothing twice."""
+    settings |= {"max_result_bytes": 10_000_000}
+    async with proxied(uri) as proxy, agent(uri=uri, **settings, timeout=60) as patient:
+        await Load(patient).prepare()
+        async with agent(uri=proxy.uri, **settings, timeout=TIMEOUT) as each:
+            load = Load(each, known=KNOWN | {"milvus_error"})
+            async with load.running():
+                await load.more(100)
+                proxy.delay = 0.2
+                await load.more(50)
+                assert not load.codes
+                for fault, value in (("cut_after", 10_000), ("garbles", True), ("swallows", True), ("refuses", True)):
+                    refused = load.codes.total()
+                    setattr(proxy, fault, value)
+                    await eventually(lambda refused=refused: load.codes.total() >= refused + CLIENTS, within=PATIENCE)
+                    proxy.heal()
+                    print(f"{fault}: an answer {await load.more():.2f} s after it; refused: {dict(load.codes)}")
+                    load.codes.clear()
+                    await load.more(100)
+        load.agent = patient
+        await load.verify()
+    assert load.slowest < TIMEOUT + SLACK

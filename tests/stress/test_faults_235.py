@@ -11,8 +11,8 @@ import pytest
 from tests.live.conftest import RealMilvus
 from tests.live.test_recovery_235 import milvus_of
 from tests.milvus.conftest import agent, eventually
-from tests.stress.load import CLIENTS, KNOWN, PATIENCE, Load
-from tests.stress.proxy import proxied
+from tests.stress.load import CLIENTS, PATIENCE, Load
+from tests.stress.proxy import load_over_bad_ways
 
 pytestmark = [
     pytest.mark.anyio,
@@ -60,28 +60,9 @@ async def test_a_milvus_that_is_killed_under_load_loses_and_doubles_nothing(mort
 
 
 async def test_a_way_to_milvus_that_is_slow_cut_garbled_or_mute_loses_and_doubles_nothing(milvus_235: str) -> None:
-    settings: dict[str, Any] = {"max_result_bytes": 10_000_000, "timeout": 3.0, "db_name": "faults"}
-    async with proxied(milvus_235) as proxy, agent(uri=milvus_235, **settings | {"timeout": 60}) as patient:
-        await patient.call("create_database", db_name="faults")
-        await Load(patient).prepare()
-        async with agent(uri=proxy.uri, **settings) as each:
-            load = Load(each, known=KNOWN | {"milvus_error"})
-            async with load.running():
-                await load.more(100)
-                proxy.delay = 0.2
-                await load.more(50)
-                assert not load.codes
-                for fault, value in (("cut_after", 10_000), ("garbles", True), ("swallows", True), ("refuses", True)):
-                    refused = load.codes.total()
-                    setattr(proxy, fault, value)
-                    await eventually(lambda refused=refused: load.codes.total() >= refused + CLIENTS, within=PATIENCE)
-                    proxy.heal()
-                    print(f"{fault}: an answer {await load.more():.2f} s after it; refused: {dict(load.codes)}")
-                    load.codes.clear()
-                    await load.more(100)
-        load.agent = patient
-        await load.verify()
-    assert load.slowest < 3.0 + SLACK
+    async with agent(uri=milvus_235, timeout=60) as root:
+        await root.call("create_database", db_name="faults")
+    await load_over_bad_ways(milvus_235, db_name="faults")
 
 
 async def test_an_account_that_is_revoked_is_denied_from_then_on(milvus_235_with_accounts: str) -> None:

@@ -23,8 +23,9 @@ import mcp_server_milvus
 from mcp_server_milvus.milvus.engine import EngineFolder
 from tests.calls import CALLS
 from tests.fake_milvus import Refusal, fake_milvus
-from tests.milvus.conftest import Agent, agent, eventually, linux
+from tests.milvus.conftest import Agent, LiteServer, agent, eventually, linux
 from tests.stress.load import CLIENTS, PATIENCE, Load
+from tests.stress.proxy import load_over_bad_ways
 from tests.transports.test_stdio import INITIALIZE, INITIALIZED, call, piped
 
 pytestmark = [
@@ -93,6 +94,14 @@ async def test_an_engine_that_is_frozen_under_load_ends_every_call_and_goes_on(t
         await load.verify()
     assert load.codes["deadline_exceeded"]
     assert load.slowest < 3.0 + SLACK
+
+
+async def test_a_way_to_milvus_lite_that_is_slow_cut_garbled_or_mute_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    server = LiteServer(tmp_path / "served")
+    try:
+        await load_over_bad_ways(server.uri)
+    finally:
+        server.kill()
 
 
 @dataclass
