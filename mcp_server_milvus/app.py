@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio.to_thread
 
 from mcp_server_milvus.audit import AuditLog
-from mcp_server_milvus.embedding.binding import Binding, bindings_in, mapped
+from mcp_server_milvus.embedding.binding import PROPERTY, Binding, bindings_in, mapped
 from mcp_server_milvus.embedding.embedders import Embedders
 from mcp_server_milvus.errors import InvalidFilter, NotLoaded
 from mcp_server_milvus.limits import Gate
@@ -104,8 +104,10 @@ class App:
 
         Other clients may have dropped the fields, or written into the properties what makes no sense.
         """
+        if not self.settings.embed_map and PROPERTY not in schema.properties:
+            return {}
         found = mapped(self.settings.mapped_fields, db_name, schema.name) | bindings_in(schema.properties)
-        fields = schema.by_name if found else {}
+        fields = schema.by_name
         return {
             name: each
             for name, each in found.items()

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Awaitable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -21,7 +22,7 @@ from pymilvus import AnnSearchRequest, FunctionType, RRFRanker, WeightedRanker
 from pymilvus import Function as MilvusFunction
 from pymilvus.client.abstract import MutationResult
 from pymilvus.client.prepare import Prepare
-from pymilvus.client.ts_utils import construct_guarantee_ts
+from pymilvus.client.ts_utils import construct_guarantee_ts, get_eventually_ts
 from pymilvus.client.types import ConsistencyLevel as MilvusConsistencyLevel
 from pymilvus.client.utils import check_status
 from pymilvus.exceptions import MilvusException
@@ -53,6 +54,11 @@ CONFIRMED_FOR = 1.0
 UNKNOWN_TIME = -1
 """In place of the time of the last write: reads see everything then, at some cost."""
 
+
+LEFT_TO_THE_COLLECTION: Mapping[str, Any] = MappingProxyType(
+    {"use_default_consistency": True, "guarantee_timestamp": get_eventually_ts()}
+)
+"""What a read says that asks for no consistency of its own."""
 
 Result = TypeVar("Result")
 
@@ -461,9 +467,11 @@ class DataClient(Mended):
             return {}  # the collection's own level, which is enough
         return self.sees_own_writes(schema.name)
 
-    def _guaranteed(self, schema: CollectionSchema, asked: ConsistencyLevel | None) -> dict[str, Any]:
+    def _guaranteed(self, schema: CollectionSchema, asked: ConsistencyLevel | None) -> Mapping[str, Any]:
         """What a request says of that."""
         told = self._consistency(schema, asked)
+        if not told:
+            return LEFT_TO_THE_COLLECTION
         is_default = construct_guarantee_ts(schema.name, told)
         return told | {"use_default_consistency": is_default}
 

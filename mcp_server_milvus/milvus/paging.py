@@ -10,7 +10,7 @@ score would not do, for any number of entities may have the same.
 import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import anyio.to_thread
@@ -68,7 +68,7 @@ class Position:
     def moved(self, hits: list["Hit"]) -> "Position":
         """The position after these hits."""
         last = next(((hit.key, hit.score) for hit in reversed(hits) if hit.by_score), self.last)
-        return replace(self, given=self.given + len(hits), last=last)
+        return Position(self.first, self.given + len(hits), last)
 
     def encoded(self) -> str:
         """As a cursor holds it."""

@@ -47,17 +47,19 @@ def _by_pymilvus(results: Any) -> Iterator[Any]:
 
 def plain_entities(columns: Iterable[Any], count: int) -> list[dict[str, Any]] | None:
     """So many entities, of columns of plain values; None where a column has other values, or more or less of them."""
-    entities: list[dict[str, Any]] = [{} for _ in range(count)]
+    names: list[str] = []
+    lists: list[Sequence[Any]] = []
     for column in columns:
-        if column.is_dynamic and all(text == b"{}" for text in column.scalars.json_data.data):
+        if column.is_dynamic and set(column.scalars.json_data.data) <= {b"{}"}:
             continue
         values = plain_values(column)
         if len(values) != count:
             return None
-        name = column.field_name
-        for entity, value in zip(entities, values, strict=True):
-            entity[name] = value
-    return entities
+        names.append(column.field_name)
+        lists.append(values)
+    if not lists:
+        return [{} for _ in range(count)]
+    return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
 def plain_values(column: Any) -> Sequence[Any]:

@@ -117,7 +117,8 @@ async def search(app: App, args: SearchInput) -> SearchOutput:
 
 
 def _require_consistent(args: SearchInput) -> None:
-    if sum(given is not None for given in (args.text, args.vector, args.id)) != 1:
+    sought = (args.text, args.vector, args.id)
+    if len(sought) - sought.count(None) != 1:
         raise InvalidArgument("search: give exactly one of text, vector, id")
     if args.text is None and (args.mode is not SearchMode.AUTO or args.snippet):
         raise InvalidArgument("mode and snippet need text")
