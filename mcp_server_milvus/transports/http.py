@@ -1,7 +1,8 @@
 """HTTP: Streamable HTTP at `/mcp` and SSE at `/sse` and `/messages/`, for many clients, with `/health` beside them.
 
 A call is answered by plain JSON, unless it reports progress or may have a question for its user (`replies`): then by an
-event stream. In the modern protocol the SDK does so by itself.
+event stream. In the modern protocol the SDK does so by itself. Without sessions, plain calls are answered where they
+come in (`exchanges`).
 
 A request passes, from the outside in: the connection's patience (`prompt`), the Host and Origin check and CORS
 (`security`), who calls, and then the SDK's routes, which refuse whoever is nobody and read the body within its limit.
@@ -306,6 +307,7 @@ class _Responses:
             heard = heard or (message["type"] == "http.request" and not message.get("more_body"))
             if message["type"] == "http.disconnect" and not heard:
                 open_response.cancel()  # nobody waits for an answer to half a request
+                await anyio.lowlevel.checkpoint()  # where that is felt: whoever is told raises, and it would be logged
             return message
 
         async def watched(message: Message) -> None:

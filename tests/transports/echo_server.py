@@ -1,6 +1,6 @@
-"""A server with toy tools, as a process of its own: `python echo_server.py stdio [DRAIN_SECONDS]`, or http, or sse.
+"""A server with toy tools, as a process of its own: `python echo_server.py stdio [DRAIN_SECONDS]`.
 
-http and sse print their URL as one line on standard output once they listen.
+Or http, or sse, or stateless, which print their URL as one line on standard output once they listen.
 """
 
 import sys
@@ -71,7 +71,8 @@ def main(transport: str, drain_seconds: str = "60") -> None:
     if transport == "stdio":
         anyio.run(partial(serve_stdio, server, drain_seconds=float(drain_seconds)))
     else:
-        anyio.run(serve_and_print_url, Settings.model_validate({"transport": transport, "port": 0}))
+        chosen = {"transport": "http", "stateless": True} if transport == "stateless" else {"transport": transport}
+        anyio.run(serve_and_print_url, Settings.model_validate({"port": 0} | chosen))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -137,6 +138,21 @@ async def test_a_page_of_another_site_is_refused(
 async def test_a_refusal_leaves_no_traceback() -> None:
     async with started() as (process, url), httpx2.AsyncClient() as http:
         assert (await http.get(f"{url}/sse", headers={"Origin": "http://evil.example"})).status_code == 403
+        process.terminate()
+        assert await stderr(process) == b""
+
+
+@pytest.mark.parametrize("part", [1.0, 0.5], ids=["once it has asked", "half-way"])
+@pytest.mark.parametrize("transport", ["http", "stateless"])
+async def test_a_client_that_leaves_leaves_no_traceback(transport: str, part: float) -> None:
+    body = json.dumps(INITIALIZE).encode()
+    head = f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    async with started(transport) as (process, url), httpx2.AsyncClient() as http:
+        for number in range(30):
+            async with await anyio.connect_tcp("127.0.0.1", int(url.rpartition(":")[2])) as leaving:
+                await leaving.send(f"{head}Accept: application/json\r\n\r\n".encode() + body[: int(len(body) * part)])
+                await anyio.sleep(0.001 * (number % 3))
+        assert (await http.get(f"{url}/health/live")).status_code == 200
         process.terminate()
         assert await stderr(process) == b""
 
