@@ -153,7 +153,7 @@ def checked_vector(field: Field, vector: Any, *, argument: str) -> Any:
     numbers = _float_array(cast("list[Any]", vector)) if is_floats else None
     problem = _vector_problem(field, numbers or vector)
     if problem:
-        hint = f"give what {field.name} takes, from the model that made the vectors in it"
+        hint = f"give what {field} takes, from the model that made the vectors in it"
         raise InvalidArgument(f"{argument}: {problem}; {field}", hint=hint)
     return numbers or _packed(field, vector)
 
