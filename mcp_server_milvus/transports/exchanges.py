@@ -117,10 +117,11 @@ def _is_of_a_handshake_protocol(request: Request) -> bool:
 
 
 def _is_answered_by_json(request: Request, body: bytes) -> bool:
-    """Whether a request comes as JSON, and its client takes JSON and has no event stream to hear of progress."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip()
+    """Whether a request comes as JSON, as the SDK sees it, and its client takes JSON and is to hear of no progress."""
+    media_types = request.headers.get("content-type", "").partition(";")[0].split(",")
     takes_json, takes_events = check_accept_headers(request)
-    return media_type == JSON and takes_json and not (takes_events and HEARS_OF_PROGRESS in body)
+    is_json = JSON in map(str.strip, media_types)
+    return is_json and takes_json and not (takes_events and HEARS_OF_PROGRESS in body)
 
 
 @contextlib.contextmanager

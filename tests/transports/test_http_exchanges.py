@@ -104,6 +104,7 @@ HEADS: dict[str, dict[str, str]] = {
     "an unknown version": {VERSION: "2020-01-01"},
     **{version: {VERSION: version} for version in (*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS)},
 }
+REFUSED = [HEADS[name] for name in ("events alone", "nothing", "JSON in capitals", "no JSON")]
 Answer = tuple[int, str, Any]
 
 
@@ -133,13 +134,15 @@ async def test_what_is_answered_directly_is_answered_as_the_sdk_does(monkeypatch
     assert ours["too much", "the usual"][0] == 413
 
 
-@pytest.mark.parametrize("kind", DIRECT)
-async def test_no_session_is_made_for_a_plain_call(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_session_is_made_for_a_plain_call(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
+    heads = [head for head in HEADS.values() if head.get(VERSION, "2025-06-18") in HANDSHAKE_PROTOCOL_VERSIONS]
     async with serving() as url, httpx2.AsyncClient() as client:
         monkeypatch.setattr(streamable_http_manager, "StreamableHTTPServerTransport", lambda **_: made.append(1))
-        status, media_type, _ = await answer(client, url, DIRECT[kind], {})
-    assert (status, media_type, made) == (200, JSON, [])
+        outcomes = [await answer(client, url, DIRECT[kind], {}) for kind in DIRECT]
+        outcomes += [await answer(client, url, CALL, head) for head in heads if head not in REFUSED]
+    assert {outcome[:2] for outcome in outcomes} == {(200, JSON)}
+    assert not made
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
