@@ -6,30 +6,25 @@ what is refused, is the SDK's.
 """
 
 import contextlib
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator
 from typing import Any
 
 import anyio
 from mcp.server.connection import Connection
 from mcp.server.lowlevel import Server
-from mcp.server.runner import serve_one
 from mcp.server.streamable_http import check_accept_headers
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.shared.dispatcher import CallOptions
-from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
-from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp_types import DEFAULT_NEGOTIATED_VERSION, JSONRPCError, JSONRPCRequest, JSONRPCResponse, jsonrpc_message_adapter
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mcp_server_milvus.transports.answering import Exchange, answer_to
 from mcp_server_milvus.transports.prompt import CONNECTION, PromptProtocol
 from mcp_server_milvus.transports.replies import PROGRESS_TOKEN, again
 
@@ -42,29 +37,6 @@ def answer_directly(manager: StreamableHTTPSessionManager) -> None:
     """Makes a manager without sessions answer plain calls by itself, where their bodies are within its limit."""
     within_limit = manager.asgi_app
     within_limit.app = _Exchanges(within_limit.app, manager.app)
-
-
-@dataclass(frozen=True)
-class _Exchange:
-    """The context of a request in the SDK's terms: nothing can be sent to its client but the answer."""
-
-    request_id: int | str
-    message_metadata: ServerMessageMetadata
-    transport: TransportContext = NO_WAY_BACK
-    cancel_requested: anyio.Event = field(default_factory=anyio.Event)
-    can_send_request: bool = False
-
-    async def send_raw_request(
-        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
-    ) -> dict[str, Any]:
-        del params, opts
-        raise NoBackChannelError(method)
-
-    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
-        """Nothing: there is no way."""
-
-    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """Nothing: whoever wants to hear of it gets an event stream."""
 
 
 class _Exchanges:
@@ -88,27 +60,15 @@ class _Exchanges:
             if call is None:
                 await self._app(scope, again(body, receive), send)
             else:
-                answer = await self._outcome(call, request)
+                answer = await self._answer(call, request)
                 text = answer.model_dump_json(by_alias=True, exclude_unset=True)
                 await Response(text, media_type=JSON)(scope, receive, send)
 
-    async def _outcome(self, call: JSONRPCRequest, request: Request) -> JSONRPCResponse | JSONRPCError:
+    async def _answer(self, call: JSONRPCRequest, request: Request) -> JSONRPCResponse | JSONRPCError:
         version = request.headers.get(MCP_PROTOCOL_VERSION_HEADER, DEFAULT_NEGOTIATED_VERSION)
         metadata = ServerMessageMetadata(request_context=request, can_send_request=False)
-        try:
-            result = await serve_one(
-                self._server,
-                _Exchange(call.id, metadata),
-                call.method,
-                call.params,
-                connection=Connection.from_envelope(version, None, None),
-                lifespan_state=None,
-            )
-        except (MCPError, ValidationError) as refusal:
-            error = handler_exception_to_error_data(refusal)
-            assert error  # noqa: S101  # it is one of the two that the SDK has words for
-            return JSONRPCError(jsonrpc="2.0", id=call.id, error=error)
-        return JSONRPCResponse(jsonrpc="2.0", id=call.id, result=result)
+        exchange = Exchange(call, NO_WAY_BACK, message_metadata=metadata)
+        return await answer_to(exchange, self._server, Connection.from_envelope(version, None, None), None)
 
 
 def _is_of_a_handshake_protocol(request: Request) -> bool:

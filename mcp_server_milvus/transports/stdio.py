@@ -7,20 +7,17 @@ It is the only file that uses a private name of the SDK: `MCPServer._lowlevel_se
 
 import asyncio
 import contextlib
-import json
 from collections import Counter
-from typing import Any, cast
+from typing import Any
 
 import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from mcp.server import MCPServer
 from mcp.server.lowlevel import NotificationOptions
 from mcp.server.runner import serve_dual_era_loop
+from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from mcp.shared.message import SessionMessage
 from mcp_types import (
-    INVALID_REQUEST,
-    PARSE_ERROR,
-    ErrorData,
     JSONRPCError,
     JSONRPCMessage,
     JSONRPCNotification,
@@ -29,16 +26,13 @@ from mcp_types import (
     RequestId,
     SubscribeRequestParams,
     UnsubscribeRequestParams,
-    jsonrpc_message_adapter,
 )
-from pydantic import ValidationError
-from pydantic_core import from_json
 
 from mcp_server_milvus.notices import Subscribed
+from mcp_server_milvus.transports.direct_calls import DirectCalls, modern_route
+from mcp_server_milvus.transports.lines import MESSAGE_LIMIT, Lines, NoMessage, message_in
 from mcp_server_milvus.transports.signals import on_stop_signal
 from mcp_server_milvus.transports.streams import Writer, standard_streams
-
-MESSAGE_LIMIT = 256 * 1024 * 1024
 
 
 async def serve_stdio(
@@ -55,17 +49,43 @@ async def serve_stdio(
         lowlevel.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, subscribed.unsubscribe)
     options = lowlevel.create_initialization_options(NotificationOptions(resources_changed=True))
     reader = asyncio.StreamReader(limit=MESSAGE_LIMIT)
-    lines, calls = _Lines(reader), _Calls()
+    lines, in_flight = Lines(reader), _InFlight()
 
     def hang_up() -> None:
         lines.end()
-        calls.abandon()
+        in_flight.abandon()
 
     async with standard_streams(reader, hang_up) as writer, lowlevel.lifespan(lowlevel) as state:
-        wire = _Wire(lines, writer, calls, drain_seconds)
+        output = _Output(writer, in_flight)
+        direct = DirectCalls(lowlevel, state, output.send)
+        wire = _Wire(lines, output, in_flight, direct, drain_seconds)
         with on_stop_signal(lines.end):
             while not lines.ended:
                 await serve_dual_era_loop(lowlevel, wire, wire, lifespan_state=state, init_options=options)
+            await direct.end()
+
+
+class _Output:
+    """The way to the client."""
+
+    def __init__(self, writer: Writer, in_flight: "_InFlight") -> None:
+        self._writer = writer
+        self._in_flight = in_flight
+
+    async def send(self, message: JSONRPCMessage) -> None:
+        """Writes a message.
+
+        Raises:
+            BrokenResourceError: the client reads no more.
+        """
+        if self._in_flight.abandoned:
+            raise anyio.BrokenResourceError
+        self._writer.write(message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
+        self._in_flight.sent(message)
+        try:
+            await self._writer.drain()
+        except OSError:
+            raise anyio.BrokenResourceError from None
 
 
 class _Wire(ObjectReceiveStream[SessionMessage | Exception], ObjectSendStream[SessionMessage]):
@@ -73,14 +93,19 @@ class _Wire(ObjectReceiveStream[SessionMessage | Exception], ObjectSendStream[Se
 
     The SDK's loop is for one era, the one of its first request, and refuses the other. But a client may ask
     `server/discover` and then `initialize` all the same, so what comes before the era is known makes a loop of its own.
+    Of the modern era, calls of tools do not get there: they are answered directly.
     """
 
-    def __init__(self, lines: "_Lines", writer: Writer, calls: "_Calls", drain_seconds: float) -> None:
+    def __init__(
+        self, lines: Lines, output: _Output, in_flight: "_InFlight", direct: DirectCalls, drain_seconds: float
+    ) -> None:
         self._lines = lines
-        self._writer = writer
-        self._calls = calls
+        self._output = output
+        self._in_flight = in_flight
+        self._direct = direct
         self._drain_seconds = drain_seconds
         self._era_known = False
+        self._is_modern = False
         self._probed = False
 
     async def receive(self) -> SessionMessage:
@@ -89,80 +114,52 @@ class _Wire(ObjectReceiveStream[SessionMessage | Exception], ObjectSendStream[Se
         self._probed = False
         if message is None:
             with anyio.move_on_after(self._drain_seconds):
-                await self._calls.all_settled()
+                await self._in_flight.all_settled()
             raise anyio.EndOfStream
-        self._calls.received(message)
         if isinstance(message, JSONRPCRequest) and not self._era_known:
             self._probed = message.method == "server/discover"
             self._era_known = not self._probed
+            self._is_modern = self._era_known and message.method != "initialize" and modern_route(message) is not None
         return SessionMessage(message)
 
     async def send(self, item: SessionMessage) -> None:
-        if self._calls.abandoned:
-            raise anyio.BrokenResourceError
-        self._writer.write(item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
-        self._calls.sent(item.message)
-        try:
-            await self._writer.drain()
-        except OSError:
-            raise anyio.BrokenResourceError from None
+        await self._output.send(item.message)
 
     async def aclose(self) -> None:
         """Nothing: `serve_stdio` opened the streams and closes them."""
 
     async def _next_message(self) -> JSONRPCMessage | None:
+        """The next message for the SDK's loop, or None at the end."""
         while not self._lines.ended:
             try:
                 line = await self._lines.next()
-                if line and not line.isspace():
-                    return _message(line)
-            except _Refused as refused:
+                if not line or line.isspace():
+                    continue
+                message = message_in(line)
+            except NoMessage as refused:
                 with contextlib.suppress(anyio.BrokenResourceError):
-                    await self.send(SessionMessage(refused.answer))
+                    await self._output.send(refused.answer)
+                continue
+            self._in_flight.received(message)
+            if not self._is_answered_directly(message):
+                return message
         return None
 
-
-class _Refused(Exception):
-    """A line is no JSON-RPC message. Carries the answer."""
-
-    def __init__(self, code: int, message: str, request_id: RequestId | None = None) -> None:
-        super().__init__(message)
-        self.answer = JSONRPCError(jsonrpc="2.0", id=request_id, error=ErrorData(code=code, message=message))
-
-
-def _message(line: bytes) -> JSONRPCMessage:
-    try:
-        frame = from_json(line)
-    except ValueError as error:
-        raise _Refused(PARSE_ERROR, f"Parse error: {error}", _unparsed_id(line)) from None
-    try:
-        message = jsonrpc_message_adapter.validate_python(frame, by_name=False)
-    except ValidationError:
-        raise _Refused(INVALID_REQUEST, "This is no JSON-RPC 2.0 message", _request_id(frame)) from None
-    if isinstance(message, JSONRPCNotification) and "id" in frame:
-        raise _Refused(INVALID_REQUEST, "The id of a request is a string or an integer")
-    return message
+    def _is_answered_directly(self, message: JSONRPCMessage) -> bool:
+        match message:
+            case JSONRPCRequest(method="tools/call") if self._is_modern and (route := modern_route(message)):
+                self._direct.begin(message, route)
+                return True
+            case JSONRPCNotification(method="notifications/cancelled"):
+                request_id = cancelled_request_id_from_params(message.params)
+                if request_id is not None:
+                    self._direct.cancel(request_id)
+            case _:
+                pass
+        return False
 
 
-def _unparsed_id(line: bytes) -> RequestId | None:
-    """The id of a line that the SDK's parser does not take and Python's does: half a surrogate pair, deep nesting."""
-    try:
-        request_id = _request_id(json.loads(line))
-        str(request_id).encode()  # half a surrogate pair as the id itself could not be sent back
-    except (ValueError, RecursionError):
-        return None
-    return request_id
-
-
-def _request_id(frame: Any) -> RequestId | None:
-    """The id that the client waits for, if any. Not that of a malformed response: it is one of our own."""
-    if not isinstance(frame, dict) or frame.keys() & {"result", "error"}:
-        return None
-    request_id = cast("dict[str, Any]", frame).get("id")
-    return request_id if type(request_id) in (int, str) else None
-
-
-class _Calls:
+class _InFlight:
     """The requests that came and are not yet answered. An id may be there more than once."""
 
     def __init__(self) -> None:
@@ -205,37 +202,3 @@ class _Calls:
         else:
             self._ids[key] -= 1
         self._settled.set()
-
-
-class _Lines:
-    """The lines of the input, until it ends or is ended."""
-
-    def __init__(self, reader: asyncio.StreamReader) -> None:
-        self.ended = False
-        self._reader = reader
-        self._waiting = anyio.CancelScope()
-        self._end_asked = False
-
-    def end(self) -> None:
-        """End after the lines that are here already."""
-        self._end_asked = True
-        self._waiting.cancel()
-
-    async def next(self) -> bytes:
-        """A line, or nothing at the end.
-
-        Raises:
-            _Refused: the line is longer than `MESSAGE_LIMIT`.
-        """
-        line = b""
-        with anyio.CancelScope() as self._waiting:
-            if self._end_asked:
-                self._waiting.cancel()  # felt only where `readline` has to wait
-            try:
-                line = await self._reader.readline()
-            except ValueError:
-                raise _Refused(INVALID_REQUEST, f"A message may have at most {MESSAGE_LIMIT} bytes") from None
-            except OSError:
-                pass  # a socket was reset: the client is gone
-        self.ended = not line
-        return line

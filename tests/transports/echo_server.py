@@ -1,21 +1,33 @@
 """A server with toy tools, as a process of its own: `python echo_server.py stdio [DRAIN_SECONDS]`.
 
-Or http, or sse, or stateless, which print their URL as one line on standard output once they listen.
+Or sdk, which is stdio as the SDK has it. Or http, or sse, or stateless, which print their URL as one line on standard
+output once they listen.
 """
 
+import asyncio
 import sys
 from functools import partial
 from typing import Any
 
 import anyio
 from mcp.server import MCPServer
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Context
+from mcp.shared.exceptions import MCPError
 
 from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.transports.http import serve_http
 from mcp_server_milvus.transports.stdio import serve_stdio
 
-server = MCPServer("echo", version="1.0", log_level="ERROR")
+
+async def breaking(context: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Fails where nothing is expected to: outside of every tool."""
+    if context.params and context.params.get("name") == "broken":
+        raise RuntimeError("broken")
+    return await call_next(context)
+
+
+server = MCPServer("echo", version="1.0", log_level="ERROR", middleware=[breaking])
 released = anyio.Event()
 
 
@@ -55,6 +67,31 @@ async def release() -> str:
 
 
 @server.tool()
+async def refuse() -> str:
+    raise MCPError(code=-32_042, message="not so", data={"why": "because"})
+
+
+@server.tool()
+async def fail() -> str:
+    raise RuntimeError("failed")
+
+
+@server.tool()
+async def taken_by() -> str:
+    """What runs the call."""
+    task = asyncio.current_task()
+    assert task
+    return str(task.get_coro())
+
+
+@server.tool()
+async def asks(ctx: Context[Any]) -> str:
+    """Asks its client, which the modern protocol has no way for."""
+    await ctx.session.send_ping()
+    return "asked"
+
+
+@server.tool()
 async def shout(text: str) -> str:
     """Prints where nothing belongs but messages, flushed and not."""
     print(text, flush=True)
@@ -68,7 +105,9 @@ async def serve_and_print_url(settings: Settings) -> None:
 
 
 def main(transport: str, drain_seconds: str = "60") -> None:
-    if transport == "stdio":
+    if transport == "sdk":
+        server.run("stdio")
+    elif transport == "stdio":
         anyio.run(partial(serve_stdio, server, drain_seconds=float(drain_seconds)))
     else:
         chosen = {"transport": "http", "stateless": True} if transport == "stateless" else {"transport": transport}

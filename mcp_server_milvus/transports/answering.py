@@ -1,0 +1,71 @@
+"""One request, answered by the SDK's handlers without its loop, whose tasks and streams take as long as the rest."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+from mcp.server.connection import Connection
+from mcp.server.lowlevel import Server
+from mcp.server.runner import ServerRunner
+from mcp.shared.dispatcher import CallOptions
+from mcp.shared.exceptions import MCPError, NoBackChannelError
+from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data, progress_token_from_params
+from mcp.shared.message import ServerMessageMetadata
+from mcp.shared.transport_context import TransportContext
+from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
+from pydantic import ValidationError
+
+Tell = Callable[[JSONRPCNotification], Awaitable[None]]
+
+
+async def tell_nobody(notification: JSONRPCNotification) -> None:
+    """For a client to which there is no way but the answer."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request and the way back to its client, in the SDK's terms. Nothing can be asked of the client in between."""
+
+    request: JSONRPCRequest
+    transport: TransportContext
+    tell: Tell = tell_nobody
+    message_metadata: ServerMessageMetadata | None = None
+    cancel_requested: anyio.Event = field(default_factory=anyio.Event)
+    can_send_request: bool = False
+
+    @property
+    def request_id(self) -> int | str:
+        return self.request.id
+
+    async def send_raw_request(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+    ) -> dict[str, Any]:
+        del params, opts
+        raise NoBackChannelError(method)
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
+        del opts
+        told = None if params is None else dict(params)
+        await self.tell(JSONRPCNotification(jsonrpc="2.0", method=method, params=told))
+
+    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        token = progress_token_from_params(self.request.params)
+        if token is not None:
+            told = {"progressToken": token, "progress": progress, "total": total, "message": message}
+            known = {name: value for name, value in told.items() if value is not None}
+            await self.notify("notifications/progress", known)
+
+
+async def answer_to(
+    exchange: Exchange, server: Server[Any], connection: Connection, state: Any
+) -> JSONRPCResponse | JSONRPCError:
+    """What the server answers. `connection` is of this request alone; handlers of ours leave nothing open on it."""
+    request = exchange.request
+    try:
+        result = await ServerRunner(server, connection, state).on_request(exchange, request.method, request.params)
+    except (MCPError, ValidationError) as refusal:
+        error = handler_exception_to_error_data(refusal)
+        assert error  # noqa: S101  # it is one of the two that the SDK has words for
+        return JSONRPCError(jsonrpc="2.0", id=request.id, error=error)
+    return JSONRPCResponse(jsonrpc="2.0", id=request.id, result=result)

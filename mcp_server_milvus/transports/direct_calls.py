@@ -1,0 +1,111 @@
+"""Calls of tools at the other end of stdio, in the modern protocol: each is a task, answered when it is done.
+
+The SDK's loop reads a stream that it copies into another one, and makes two more tasks for each call.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import anyio
+from mcp.server.connection import Connection
+from mcp.server.lowlevel import Server
+from mcp.shared.dispatcher import coerce_request_id
+from mcp.shared.inbound import InboundModernRoute, classify_inbound_request
+from mcp.shared.transport_context import TransportContext
+from mcp_types import (
+    CONNECTION_CLOSED,
+    INTERNAL_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCRequest,
+    RequestId,
+)
+
+from mcp_server_milvus.transports.answering import Exchange, answer_to
+
+PIPE = TransportContext(kind="jsonrpc", can_send_request=False)
+
+LOGGER = logging.getLogger(__name__)
+
+
+def modern_route(request: JSONRPCRequest) -> InboundModernRoute | None:
+    """What a request of the modern protocol says of its client; None for what the SDK refuses, or has another way."""
+    route = classify_inbound_request({"method": request.method, "params": request.params})
+    return route if isinstance(route, InboundModernRoute) else None
+
+
+class DirectCalls:
+    """The calls that are under way. `send` writes a message, or raises BrokenResourceError when nobody reads it."""
+
+    def __init__(self, server: Server[Any], state: Any, send: Callable[[JSONRPCMessage], Awaitable[None]]) -> None:
+        self._server = server
+        self._state = state
+        self._send = send
+        self._under_way: dict[RequestId, _Call] = {}
+        self._tasks = set[asyncio.Task[None]]()
+
+    def begin(self, request: JSONRPCRequest, route: InboundModernRoute) -> None:
+        """Starts the call. Its answer is sent when it is there, and none when the client cancels it."""
+        this = _Call(Exchange(request, PIPE, self._tell), route)
+        self._under_way[this.key] = this
+        task = asyncio.create_task(self._answered(this))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, this))
+
+    def cancel(self, request_id: RequestId) -> None:
+        """Ends a call, if it is one of these, whose client wants no answer any more."""
+        if this := self._under_way.get(coerce_request_id(request_id)):
+            this.exchange.cancel_requested.set()
+            this.scope.cancel()
+
+    async def end(self) -> None:
+        """Ends all calls, and tells their clients so."""
+        for this in self._under_way.values():
+            this.scope.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _answered(self, this: "_Call") -> None:
+        exchange, route = this.exchange, this.route
+        connection = Connection.from_envelope(
+            route.protocol_version, route.client_info, route.client_capabilities, outbound=exchange
+        )
+        answer = None
+        with this.scope:
+            answer = await answer_to(exchange, self._server, connection, self._state)
+        if not exchange.cancel_requested.is_set():
+            await self._tell(answer or _error(exchange, CONNECTION_CLOSED, "Connection closed"))
+
+    def _ended(self, this: "_Call", task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._under_way.get(this.key) is this:  # and not another one that came with the same id
+            del self._under_way[this.key]
+        failure = None if task.cancelled() else task.exception()
+        if failure:
+            LOGGER.error("a call could not be answered", exc_info=failure)
+            answer = _error(this.exchange, INTERNAL_ERROR, "Internal server error")
+            self._tasks.add(telling := asyncio.create_task(self._tell(answer)))
+            telling.add_done_callback(self._tasks.discard)
+
+    async def _tell(self, message: JSONRPCMessage) -> None:
+        with contextlib.suppress(anyio.BrokenResourceError):  # the client is gone
+            await self._send(message)
+
+
+class _Call:
+    """One call and what ends it."""
+
+    def __init__(self, exchange: Exchange, route: InboundModernRoute) -> None:
+        self.exchange = exchange
+        self.route = route
+        self.key = coerce_request_id(exchange.request_id)
+        self.scope = anyio.CancelScope()
+
+
+def _error(exchange: Exchange, code: int, message: str) -> JSONRPCError:
+    return JSONRPCError(jsonrpc="2.0", id=exchange.request_id, error=ErrorData(code=code, message=message))
