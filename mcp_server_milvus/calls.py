@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import anyio
-from mcp.server.mcpserver import Context
+from mcp.server.context import ServerRequestContext
 from mcp_types import CallToolResult, InputRequiredResult, TextContent
 
 from mcp_server_milvus import audit
@@ -33,9 +33,12 @@ LONGEST_NAME = 80
 
 LOGGER = logging.getLogger("mcp_server_milvus")
 
+Request = ServerRequestContext[Any, Any]
+"""What the SDK knows of the request that a call came with."""
+
 
 async def call(
-    tool: Tool[Any, Any], app: App, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    tool: Tool[Any, Any], app: App, arguments: dict[str, Any], context: Request | None = None
 ) -> CallToolResult | InputRequiredResult:
     """The outcome of one call, whatever happens: never raises but for cancellation.
 
@@ -61,7 +64,7 @@ async def refused(
     app: App,
     tools: Sequence[Tool[Any, Any]],
     arguments: dict[str, Any],
-    context: Context[Any, Any] | None = None,
+    context: Request | None = None,
 ) -> CallToolResult:
     """The outcome of a call of what is none of the tools that the caller may call, in the audit log as any other."""
     error = not_offered(name, app.policy, tools)
@@ -75,7 +78,7 @@ async def refused(
 
 
 async def _result(
-    tool: Tool[Any, Any], app: App, this: audit.Call, context: Context[Any, Any] | None
+    tool: Tool[Any, Any], app: App, this: audit.Call, context: Request | None
 ) -> CallToolResult | InputRequiredResult:
     may_quote = False
     try:
@@ -154,12 +157,10 @@ def _told_failure(error: Error, this: audit.Call, *, quotes: bool = False) -> Ca
     return failed(told_error(told, this.secrets, quotes=quotes))
 
 
-async def _audited(
-    name: str, effect: str, app: App, arguments: dict[str, Any], context: Context[Any, Any] | None
-) -> audit.Call:
+async def _audited(name: str, effect: str, app: App, arguments: dict[str, Any], context: Request | None) -> audit.Call:
     """What the audit log is told of a call. A session's id opens it, so only its digest is told."""
-    headers = (context and context.headers) or {}
-    meta = (context and context.request_context.meta) or {}
+    headers = getattr(context and context.request, "headers", {})
+    meta = (context and context.meta) or {}
     session = headers.get("mcp-session-id", "")
     return audit.Call(
         caller=await app.caller_name(),

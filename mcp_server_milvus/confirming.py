@@ -12,13 +12,14 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from mcp.server.mcpserver import Context
+from mcp.server.context import ServerRequestContext
 from mcp.server.request_state import InvalidRequestState, RequestStateSecurity
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
+    CallToolRequestParams,
     ElicitRequest,
     ElicitRequestFormParams,
     ElicitResult,
@@ -51,7 +52,7 @@ LONGEST_ENTITY = 300
 STATE_SECONDS = 24 * 3_600.0
 """How long the SDK takes a question's state: longer than any confirmation, which says itself when it is over."""
 
-Asking = Context[Any, Any]
+Asking = ServerRequestContext[Any, Any]
 
 
 async def confirmed(
@@ -105,9 +106,10 @@ class _Confirmation:
 
     async def _consent_or_question(self, context: Asking, problem: str) -> InputRequiredResult | None:
         """None, if what came back with the repeated call is the user's consent to just this; else the question."""
-        answer = (context.input_responses or {}).get(CONFIRM)
+        given = CallToolRequestParams.model_validate(context.params, by_name=False)
+        answer = (given.input_responses or {}).get(CONFIRM)
         if answer is not None:
-            flaw = await self._taken(context.request_state or "", BY_USER)
+            flaw = await self._taken(given.request_state or "", BY_USER)
             _require_consent(self.tool, answer)
             if not flaw:
                 return None
@@ -232,7 +234,7 @@ def _details(loss: Loss) -> dict[str, Any]:
 
 def _has_a_user(context: Asking) -> bool:
     """Whether the client says that it can show its user a form. To say no more than `elicitation` means that."""
-    capabilities = context.client_capabilities
+    capabilities = context.session.client_capabilities
     elicitation = capabilities.elicitation if capabilities else None
     return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
 

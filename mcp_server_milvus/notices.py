@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from mcp.server.mcpserver import Context
+from mcp.server.context import ServerRequestContext
+from mcp.server.subscriptions import SubscriptionBus
 from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp_types import INVALID_PARAMS, EmptyResult, SubscribeRequestParams, UnsubscribeRequestParams
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
@@ -46,31 +48,35 @@ class Subscribed:
         return EmptyResult()
 
 
-async def tell(
-    tool: Tool[Any, Any],
-    arguments: dict[str, Any],
-    settings: Settings,
-    subscribed: Subscribed,
-    context: Context[Any, Any],
-) -> None:
-    """Tells of what a call has changed that has succeeded. Asks Milvus nothing.
+class Notices:
+    """Tells of what calls have changed: over the bus whoever listens, and the client at the other end of stdio.
 
     Whoever listens is told, whoever it is: this is for servers that know no callers apart.
     """
-    if tool.effect is Effect.READ or tool.toolset not in IN_COLLECTIONS:
-        return
-    name = arguments.get("collection_name")
-    if isinstance(name, str):
-        address = collection_address(arguments.get("db_name") or settings.db_name, name)
-        await context.notify_resource_updated(address)
-        if address in subscribed.addresses:
-            await context.session.send_resource_updated(address)
-    if tool.name in LISTED_ANEW:
-        await tell_of_list(settings.transport, context)
 
+    def __init__(self, bus: SubscriptionBus, subscribed: Subscribed, settings: Settings) -> None:
+        self._bus = bus
+        self._subscribed = subscribed
+        self._settings = settings
 
-async def tell_of_list(transport: Transport, context: Context[Any, Any]) -> None:
-    """Tells that there are other resources than before."""
-    await context.notify_resources_changed()
-    if transport is Transport.STDIO and context.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-        await context.session.send_resource_list_changed()
+    async def tell(
+        self, tool: Tool[Any, Any], arguments: dict[str, Any], request: ServerRequestContext[Any, Any]
+    ) -> None:
+        """Tells of what a call has changed that has succeeded. Asks Milvus nothing."""
+        if tool.effect is Effect.READ or tool.toolset not in IN_COLLECTIONS:
+            return
+        name = arguments.get("collection_name")
+        if isinstance(name, str):
+            address = collection_address(arguments.get("db_name") or self._settings.db_name, name)
+            await self._bus.publish(ResourceUpdated(uri=address))
+            if address in self._subscribed.addresses:
+                await request.session.send_resource_updated(address)
+        if tool.name in LISTED_ANEW:
+            await self.tell_of_list(request)
+
+    async def tell_of_list(self, request: ServerRequestContext[Any, Any]) -> None:
+        """Tells that there are other resources than before."""
+        await self._bus.publish(ResourcesListChanged())
+        over_stdio = self._settings.transport is Transport.STDIO
+        if over_stdio and request.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+            await request.session.send_resource_list_changed()

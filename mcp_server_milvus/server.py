@@ -10,7 +10,9 @@ import anyio.to_thread
 from mcp.server.caching import CacheHint
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.subscriptions import SubscriptionBus
 from mcp_types import (
+    CallToolRequestParams,
     CallToolResult,
     Completion,
     CompletionArgument,
@@ -27,17 +29,18 @@ from mcp_types import Tool as ListedTool
 from mcp_server_milvus import __version__, progress, prompts, resources, undo
 from mcp_server_milvus.app import App
 from mcp_server_milvus.callers import current_caller
-from mcp_server_milvus.calls import call, refused
+from mcp_server_milvus.calls import Request, call, refused
 from mcp_server_milvus.completions import completed
 from mcp_server_milvus.confirming import state_security
 from mcp_server_milvus.instructions import instructions
-from mcp_server_milvus.notices import Subscribed, tell, tell_of_list
+from mcp_server_milvus.notices import Notices, Subscribed
 from mcp_server_milvus.policy import LOCAL, Policy
-from mcp_server_milvus.settings import Settings
 from mcp_server_milvus.tool import Tool
 from mcp_server_milvus.vocabulary import Effect
 
 LIST_TTL_MS = 60_000
+
+Outcome = CallToolResult | InputRequiredResult
 
 
 def build_server(
@@ -61,7 +64,7 @@ def build_server(
     )
     server.known = {tool.name: tool for tool in tools}
     server.seen_now = lambda: app.seen_by(current_caller(authenticated=authenticated))
-    server.subscribed = subscribed or Subscribed()
+    server.notices = Notices(server.bus, subscribed or Subscribed(), app.settings)
     server.completion()(server.complete)
     return server
 
@@ -86,13 +89,23 @@ def annotations(tool: Tool[Any, Any]) -> ToolAnnotations:
 class _MilvusServer(MCPServer[None]):
     """An MCPServer whose tools are ours: our schemas, our validation, our errors, our results.
 
-    A call of an unknown tool, or one that its caller may not call, is answered as any other mistake.
+    A call of an unknown tool, or one that its caller may not call, is answered as any other mistake. Calls come here
+    without the SDK's `Context`, a model of its own for each of them.
     """
 
     known: Mapping[str, Tool[Any, Any]] = MappingProxyType({})
     seen_now: Callable[[], App]
-    subscribed: Subscribed
+    notices: Notices
     _lists_collections = True
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._lowlevel_server.add_request_handler("tools/call", CallToolRequestParams, self._answer)
+
+    @property
+    def bus(self) -> SubscriptionBus:
+        """Where clients of the newer protocol listen for changes."""
+        return self._subscriptions
 
     async def list_tools(self) -> list[ListedTool]:
         """Their schemas are made now, in a thread: a handshake need not wait for them."""
@@ -112,7 +125,8 @@ class _MilvusServer(MCPServer[None]):
         self, uri: Any, context: Context[None, Any] | None = None
     ) -> Iterable[ReadResourceContents]:
         app = self.seen_now()
-        text, media_type = await resources.read(app, str(uri), self._names(app), self._asking(app, context))
+        asking = self._asking(app, context and context.request_context)
+        text, media_type = await resources.read(app, str(uri), self._names(app), asking)
         return [ReadResourceContents(content=text, mime_type=media_type)]
 
     async def list_prompts(self) -> list[ListedPrompt]:
@@ -132,35 +146,39 @@ class _MilvusServer(MCPServer[None]):
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
-    ) -> CallToolResult | InputRequiredResult:
+    ) -> Outcome:
+        return await self._outcome(name, arguments, context and context.request_context)
+
+    async def _answer(self, request: Request, params: CallToolRequestParams) -> Outcome:
+        return await self._outcome(params.name, params.arguments or {}, request)
+
+    async def _outcome(self, name: str, arguments: dict[str, Any], request: Request | None) -> Outcome:
         app, tool = self.seen_now(), self.known.get(name)
         if tool is None or not app.policy.permits(tool):
-            return await refused(name, app, [*self.known.values()], arguments, context)
-        result = await _called(tool, app, arguments, context)
+            return await refused(name, app, [*self.known.values()], arguments, request)
+        result = await _called(tool, app, arguments, request)
         alone = app.policy.caller == LOCAL
-        if context and alone and isinstance(result, CallToolResult) and not result.is_error:
-            await self._tell(tool, arguments, context, app.settings)
+        if request and alone and isinstance(result, CallToolResult) and not result.is_error:
+            await self._tell(tool, arguments, request)
         return result
 
-    async def _tell(
-        self, tool: Tool[Any, Any], arguments: dict[str, Any], context: Context[Any, Any], settings: Settings
-    ) -> None:
+    async def _tell(self, tool: Tool[Any, Any], arguments: dict[str, Any], request: Request) -> None:
         """Tells clients what a call that has succeeded has changed for them."""
         if not self._lists_collections:  # the database is used for the first time since the resources were listed
             self._lists_collections = True
-            await tell_of_list(settings.transport, context)
-        await tell(tool, arguments, settings, self.subscribed, context)
+            await self.notices.tell_of_list(request)
+        await self.notices.tell(tool, arguments, request)
 
     def _names(self, app: App) -> list[str]:
         """The tools that the caller may call."""
         return [name for name, tool in self.known.items() if app.policy.permits(tool)]
 
-    def _asking(self, app: App, context: Context[Any, Any] | None = None) -> resources.Ask:
+    def _asking(self, app: App, request: Request | None = None) -> resources.Ask:
         """Calls a tool that the caller may call, for what is no call of theirs."""
 
         async def ask(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
             serving = replace(app, is_serving=True)
-            result = cast("CallToolResult", await call(self.known[name], serving, arguments, context))
+            result = cast("CallToolResult", await call(self.known[name], serving, arguments, request))
             structured = cast("dict[str, Any]", result.structured_content)
             if result.is_error:
                 raise resources.failed(structured)
@@ -179,14 +197,13 @@ def _listed(tool: Tool[Any, Any]) -> ListedTool:
     )
 
 
-async def _called(
-    tool: Tool[Any, Any], app: App, arguments: dict[str, Any], context: Context[Any, Any] | None
-) -> CallToolResult | InputRequiredResult:
+async def _called(tool: Tool[Any, Any], app: App, arguments: dict[str, Any], request: Request | None) -> Outcome:
     """The outcome of a call, whose client is told that it is under way, if it wants to be."""
-    if context is None:
+    if request is None:
         return await call(tool, app, arguments)
-    if not progress.is_wanted(context.request_context.meta):
-        return await call(tool, replace(app, report_progress=context.report_progress), arguments, context)
-    async with progress.kept_up(context.report_progress, tool.name) as report:
-        return await call(tool, replace(app, report_progress=report), arguments, context)
+    to_client = request.session.report_progress
+    if not progress.is_wanted(request.meta):
+        return await call(tool, replace(app, report_progress=to_client), arguments, request)
+    async with progress.kept_up(to_client, tool.name) as report:
+        return await call(tool, replace(app, report_progress=report), arguments, request)
     raise AssertionError  # nothing ends the block but the call

@@ -20,11 +20,11 @@ from mcp_server_milvus.transports.http import serve_http
 from mcp_server_milvus.transports.stdio import serve_stdio
 
 
-async def breaking(context: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+async def breaking(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
     """Fails where nothing is expected to: outside of every tool."""
-    if context.params and context.params.get("name") == "broken":
+    if ctx.params and ctx.params.get("name") == "broken":
         raise RuntimeError("broken")
-    return await call_next(context)
+    return await call_next(ctx)
 
 
 server = MCPServer("echo", version="1.0", log_level="ERROR", middleware=[breaking])
