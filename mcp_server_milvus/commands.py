@@ -182,7 +182,7 @@ async def _warm_up_after_first_answer(server: MCPServer[Any], app: App) -> None:
         answered.set()
         return result
 
-    server.middleware.append(note_answer)
+    server.middleware.insert(0, note_answer)
     await answered.wait()
     server.middleware.remove(note_answer)
     with contextlib.suppress(ImportError):  # each call says so, and can

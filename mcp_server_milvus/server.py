@@ -8,23 +8,28 @@ from typing import Any, cast
 import anyio
 import anyio.to_thread
 from mcp.server.caching import CacheHint
+from mcp.server.context import CallNext, HandlerResult
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.subscriptions import SubscriptionBus
 from mcp_types import (
-    CallToolRequestParams,
+    SERVER_INFO_META_KEY,
     CallToolResult,
     Completion,
     CompletionArgument,
     CompletionContext,
     GetPromptResult,
+    Implementation,
     InputRequiredResult,
+    TextContent,
     ToolAnnotations,
 )
 from mcp_types import Prompt as ListedPrompt
 from mcp_types import Resource as ListedResource
 from mcp_types import ResourceTemplate as ListedTemplate
 from mcp_types import Tool as ListedTool
+from mcp_types.methods import validate_client_request
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from mcp_server_milvus import __version__, progress, prompts, resources, undo
 from mcp_server_milvus.app import App
@@ -89,8 +94,7 @@ def annotations(tool: Tool[Any, Any]) -> ToolAnnotations:
 class _MilvusServer(MCPServer[None]):
     """An MCPServer whose tools are ours: our schemas, our validation, our errors, our results.
 
-    A call of an unknown tool, or one that its caller may not call, is answered as any other mistake. Calls come here
-    without the SDK's `Context`, a model of its own for each of them.
+    A call of an unknown tool, or one that its caller may not call, is answered as any other mistake.
     """
 
     known: Mapping[str, Tool[Any, Any]] = MappingProxyType({})
@@ -100,7 +104,9 @@ class _MilvusServer(MCPServer[None]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._lowlevel_server.add_request_handler("tools/call", CallToolRequestParams, self._answer)
+        self.middleware.append(self._answer)
+        info = Implementation(name=self.name, title=self.title, version=self.version)
+        self._stamp = {SERVER_INFO_META_KEY: info.model_dump(by_alias=True, exclude_none=True)}
 
     @property
     def bus(self) -> SubscriptionBus:
@@ -149,8 +155,19 @@ class _MilvusServer(MCPServer[None]):
     ) -> Outcome:
         return await self._outcome(name, arguments, context and context.request_context)
 
-    async def _answer(self, request: Request, params: CallToolRequestParams) -> Outcome:
-        return await self._outcome(params.name, params.arguments or {}, request)
+    async def _answer(self, ctx: Request, call_next: CallNext) -> HandlerResult:
+        """Answers calls in the modern protocol: checked once, and in the form in which the answer goes out.
+
+        The SDK would check them twice and make a model of its own for each, then check the answer and copy it again.
+        It is the last middleware: what wants to see these calls goes before it.
+        """
+        is_modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+        if ctx.method != "tools/call" or ctx.request_id is None or not is_modern:
+            return await call_next(ctx)
+        given = ctx.params or {}
+        validate_client_request(ctx.method, ctx.protocol_version, given)
+        outcome = await self._outcome(given["name"], given.get("arguments") or {}, ctx)
+        return {**_as_sent(outcome), "_meta": self._stamp}
 
     async def _outcome(self, name: str, arguments: dict[str, Any], request: Request | None) -> Outcome:
         app, tool = self.seen_now(), self.known.get(name)
@@ -195,6 +212,18 @@ def _listed(tool: Tool[Any, Any]) -> ListedTool:
         output_schema=tool.output_schema,
         annotations=annotations(tool),
     )
+
+
+def _as_sent(outcome: Outcome) -> dict[str, Any]:
+    """The outcome of a call as JSON, which all that is in it is already."""
+    if isinstance(outcome, InputRequiredResult):
+        return outcome.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return {
+        "content": [{"type": "text", "text": cast("TextContent", each).text} for each in outcome.content],
+        "structuredContent": outcome.structured_content,
+        "isError": outcome.is_error,
+        "resultType": outcome.result_type,
+    }
 
 
 async def _called(tool: Tool[Any, Any], app: App, arguments: dict[str, Any], request: Request | None) -> Outcome:

@@ -9,8 +9,10 @@ from typing import Any, NoReturn
 import anyio
 import pytest
 from mcp.client import Client
+from mcp.server import MCPServer
+from mcp.server.connection import Connection
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolResult, TextContent
+from mcp_types import INVALID_PARAMS, CallToolResult, JSONRPCRequest, TextContent
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
 from mcp_server_milvus import __version__
@@ -22,6 +24,8 @@ from mcp_server_milvus.server import build_server
 from mcp_server_milvus.settings import Settings, load_settings
 from mcp_server_milvus.tool import Input, Output, Tool, tool
 from mcp_server_milvus.tools import TOOLS
+from mcp_server_milvus.transports.answering import Exchange, answer_to
+from mcp_server_milvus.transports.direct_calls import PIPE
 from mcp_server_milvus.vocabulary import Effect, Toolset
 
 pytestmark = pytest.mark.anyio
@@ -143,6 +147,66 @@ async def test_a_result_is_complete_as_text_and_as_structure(client: Client) -> 
     assert not result.is_error
     assert text_of(result) == f'{{"note":"{STORED}","text":"Größe: 5","numbers":[7,7]}}'
     assert result.structured_content == {"note": STORED, "text": "Größe: 5", "numbers": [7, 7]}
+
+
+@tool(toolset=Toolset.DATA, effect=Effect.DELETE)
+async def burn(_: App, args: NoInput) -> EchoOutput:
+    """Burns."""
+    return EchoOutput(text=str(args), numbers=[])
+
+
+MODERN_CALLS: dict[str, dict[str, Any]] = {
+    "a result": {"name": "echo", "arguments": {"text": "Gr\u00f6\u00dfe \u2028", "number": 2**60}},
+    "an error": {"name": "refuse"},
+    "a fault": {"name": "crash", "_meta": {"mcp-server-milvus/request_id": "same"}},
+    "a question": {"name": "burn", "_meta": {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}}},
+    "no such tool": {"name": "nothing"},
+    "no such argument": {"name": "echo", "arguments": {"texts": ""}},
+    "no arguments": {"name": "echo", "arguments": None},
+    "arguments that are none": {"name": "echo", "arguments": [1]},
+    "a name that is none": {"name": 7},
+    "no name": {"arguments": {}},
+    "an answer that is none": {"name": "burn", "inputResponses": {"confirm": 7}},
+    "a state that is none": {"name": "burn", "requestState": 7},
+    "a state that nobody signed": {"name": "burn", "requestState": "x"},
+    "progress": {"name": "echo", "arguments": {"text": ""}, "_meta": {"progressToken": "p"}},
+}
+
+
+async def answers(server: MCPServer[Any]) -> dict[str, Any]:
+    """What goes out to a client, but for what differs from one call to the next."""
+    told: dict[str, Any] = {}
+    for name, params in MODERN_CALLS.items():
+        meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28"} | params.get("_meta", {})
+        capabilities = meta.setdefault("io.modelcontextprotocol/clientCapabilities", {})
+        request = JSONRPCRequest(jsonrpc="2.0", id=1, method="tools/call", params=params | {"_meta": meta})
+        connection = Connection.from_envelope("2026-07-28", None, capabilities)
+        answer = await answer_to(Exchange(request, PIPE), server._lowlevel_server, connection, None)
+        told[name] = json.loads(answer.model_dump_json(by_alias=True, exclude_unset=True))
+        told[name].get("result", {}).pop("requestState", None)
+    return told
+
+
+async def test_a_call_in_the_modern_protocol_is_answered_as_the_sdk_would(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = build_server(app, [echo, crash, refuse, burn])
+    call_tool, by_the_sdk = server.call_tool, list[str]()
+
+    async def noted(name: str, *given: Any) -> Any:
+        by_the_sdk.append(name)
+        return await call_tool(name, *given)
+
+    monkeypatch.setattr(server, "call_tool", noted)
+    ours = await answers(server)
+    assert by_the_sdk == []
+    server.middleware.pop()
+    assert ours == await answers(server)
+    assert by_the_sdk
+    assert ours["a result"]["result"]["structuredContent"]["numbers"] == [2**60] * 2
+    assert ours["a question"]["result"]["resultType"] == "input_required"
+    assert ours["an error"]["result"]["isError"] is True
+    assert ours["no name"]["error"]["code"] == INVALID_PARAMS
 
 
 async def test_a_result_that_is_far_too_large_is_refused_in_words(app: App) -> None:

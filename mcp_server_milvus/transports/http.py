@@ -97,7 +97,7 @@ async def serve_http(
     door = beside.inherited.listener if beside.inherited else listener(settings.host, settings.port)
     logging.getLogger("mcp.server.sse").setLevel(logging.CRITICAL)  # it logs whole requests, passwords and all
     calls, responses = _Calls(), _Responses(http_app(server, settings, beside))
-    server.middleware.append(calls)
+    server.middleware.insert(0, calls)
     main = _Uvicorn(_config(responses, settings, context, lifespan="on"), calls, responses, beside.health)
     async with (
         _metrics_apart(settings, beside, context),

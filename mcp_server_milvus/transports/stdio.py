@@ -2,7 +2,7 @@
 
 The SDK's own transport parks a thread on each stream, and drops the calls in flight at end of input. This one reads and
 writes pipes in the event loop, answers every line before it ends, and says what is wrong with one that is no message.
-Like `server`, it uses a private name of the SDK: `MCPServer._lowlevel_server`.
+It is the only file that uses a private name of the SDK: `MCPServer._lowlevel_server`.
 """
 
 import asyncio
