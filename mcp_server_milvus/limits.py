@@ -142,9 +142,9 @@ def within_limits(tool: Judged, args: Arguments, settings: Settings) -> Argument
         if name not in fields:
             continue
         amount, most = _amount(getattr(args, name)), getattr(settings, setting)
-        if name in args.model_fields_set:
-            _require_allowed(name, amount, setting, settings)
         if amount > most:
+            if name in args.model_fields_set:
+                _require_allowed(name, amount, setting, settings)
             lowered[name] = most
     return args.model_copy(update=lowered) if lowered else args
 

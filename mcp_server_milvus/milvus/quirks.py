@@ -162,7 +162,10 @@ class Mended(AsyncMilvusClient):
         return handler
 
     async def _connected_handler(self) -> Any:
-        return await _cancellable(AsyncMilvusClient._get_connection(self._shared or self))
+        shared = self._shared or self
+        if shared._handler and not shared._closed:
+            return shared._handler
+        return await _cancellable(AsyncMilvusClient._get_connection(shared))
 
     def _guarding(self, stub: Any) -> Any:
         """The stub of pymilvus as this client's caller may use it."""

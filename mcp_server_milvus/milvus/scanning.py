@@ -12,9 +12,9 @@ from mcp_server_milvus.errors import MilvusFailed
 from mcp_server_milvus.milvus.capabilities import MAX_WINDOW, Backend
 from mcp_server_milvus.milvus.entities import entity_bytes
 from mcp_server_milvus.milvus.filters import after_key, both
-from mcp_server_milvus.milvus.schema import CollectionSchema
+from mcp_server_milvus.milvus.schema import LARGEST_VALUE, CollectionSchema
 from mcp_server_milvus.milvus.waiting import ReportProgress
-from mcp_server_milvus.vocabulary import ConsistencyLevel, DataType
+from mcp_server_milvus.vocabulary import ConsistencyLevel
 
 if TYPE_CHECKING:
     from mcp_server_milvus.milvus.client import Client
@@ -30,9 +30,6 @@ PAGE_BYTES = 8 * 1024 * 1024
 
 LARGEST_PAGE_BYTES = 256 * 1024 * 1024
 """Bytes that a page cannot exceed, however much larger its entities are than those before."""
-
-LARGEST_VALUE = 65_536
-"""Bytes of a value without a bound of its own: JSON, and a value in the dynamic field."""
 
 WEIGHED = 16
 """Entities of a page that its size is estimated from."""
@@ -127,14 +124,8 @@ def largest_page(schema: CollectionSchema, backend: Backend, output_fields: Sequ
 
 def largest_entity(schema: CollectionSchema, output_fields: Sequence[str]) -> int:
     """Bytes that these fields of one entity cannot exceed, but for its vectors."""
-    return sum(_largest_size(schema, name) for name in output_fields)
-
-
-def _largest_size(schema: CollectionSchema, name: str) -> int:
-    field = schema.by_name.get(name)
-    if field is None or field.type in {DataType.JSON, DataType.ARRAY, DataType.GEOMETRY}:
-        return LARGEST_VALUE
-    return field.max_length or LARGEST_VALUE if field.type.is_string else 8
+    known = schema.by_name
+    return sum([known[name].most_bytes if name in known else LARGEST_VALUE for name in output_fields])
 
 
 def _reached(entities: Sequence[Entity], key_name: str, after: int | str | None) -> int | str:

@@ -14,6 +14,9 @@ DEFAULT_PARTITION = "_default"
 DESCRIPTION_PROPERTY = "mcp_description"
 """Where the description is kept on Milvus Lite, which has no place for it."""
 
+LARGEST_VALUE = 65_536
+"""Bytes of a value without a bound of its own: JSON, and a value in the dynamic field."""
+
 INDEX_STATES = {1: "waiting", 2: "building", 3: "finished", 4: "failed", 5: "building"}
 """Milvus's `common.IndexState`; 5 is a retry."""
 
@@ -58,6 +61,13 @@ class Field:
         """Whether it can hold what an embedder makes."""
         dense = {DataType.FLOAT_VECTOR, DataType.FLOAT16_VECTOR, DataType.BFLOAT16_VECTOR}
         return self.type in dense and not self.is_function_output
+
+    @cached_property
+    def most_bytes(self) -> int:
+        """Bytes that a value cannot exceed, as JSON, but for a vector's."""
+        if self.type in {DataType.JSON, DataType.ARRAY, DataType.GEOMETRY}:
+            return LARGEST_VALUE
+        return self.max_length or LARGEST_VALUE if self.type.is_string else 8
 
     @property
     def may_be_absent(self) -> bool:

@@ -37,8 +37,10 @@ LONG_TEXT = 500
 LEXICAL_PARAMS = frozenset({"drop_ratio_search"})
 """Parameters that only a sparse index has: of two legs, they go to that of the words, and all others to the other."""
 
-NOT_ASKED = frozenset({"cursor", "limit", "output_fields", "snippet", "consistency_level"})
+NOT_ASKED = {"cursor", "limit", "output_fields", "snippet", "consistency_level"}
 """Arguments that decide nothing but how hits are shown, or how many on a page."""
+
+NOT_ASKED_OR_PACKED = NOT_ASKED | {"vector"}
 
 APPROXIMATE = "approximate index under a filter; exact: true scores every match"
 INCOMPLETE = "approximate index: the last page may come early; exact: true pages through every match"
@@ -260,7 +262,7 @@ def _fingerprint(args: SearchInput, legs: tuple[Search, ...]) -> str:
     """What a cursor is tied to: all that decides which hits there are, and in which order."""
     data = legs[0].target.data
     packed = data.tobytes() if args.vector is not None and isinstance(data, array) else b""
-    asked = args.model_dump(exclude={*NOT_ASKED, *(["vector"] if packed else [])})
+    asked = args.model_dump(exclude=NOT_ASKED_OR_PACKED if packed else NOT_ASKED, exclude_defaults=True)
     return cursor_fingerprint(asked, [leg.target.field.name for leg in legs], packed=packed)
 
 
