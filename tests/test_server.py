@@ -11,6 +11,7 @@ import pytest
 from mcp.client import Client
 from mcp.server import MCPServer
 from mcp.server.connection import Connection
+from mcp.server.runner import ServerRunner
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, JSONRPCRequest, TextContent
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
@@ -181,7 +182,7 @@ async def answers(server: MCPServer[Any]) -> dict[str, Any]:
         capabilities = meta.setdefault("io.modelcontextprotocol/clientCapabilities", {})
         request = JSONRPCRequest(jsonrpc="2.0", id=1, method="tools/call", params=params | {"_meta": meta})
         connection = Connection.from_envelope("2026-07-28", None, capabilities)
-        answer = await answer_to(Exchange(request, PIPE), server._lowlevel_server, connection, None)
+        answer = await answer_to(Exchange(request, PIPE), ServerRunner(server._lowlevel_server, connection, None))
         told[name] = json.loads(answer.model_dump_json(by_alias=True, exclude_unset=True))
         told[name].get("result", {}).pop("requestState", None)
     return told

@@ -1,12 +1,9 @@
 """One request, answered by the SDK's handlers without its loop, whose tasks and streams take as long as the rest."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-from mcp.server.connection import Connection
-from mcp.server.lowlevel import Server
 from mcp.server.runner import ServerRunner
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError, NoBackChannelError
@@ -23,20 +20,13 @@ async def tell_nobody(notification: JSONRPCNotification) -> None:
     """For a client to which there is no way but the answer."""
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """A request and the way back to its client, in the SDK's terms. Nothing can be asked of the client in between."""
+class WayBack:
+    """The way back to a client, in the SDK's terms: it can be told things, and asked nothing."""
 
-    request: JSONRPCRequest
-    transport: TransportContext
-    tell: Tell = tell_nobody
-    message_metadata: ServerMessageMetadata | None = None
-    cancel_requested: anyio.Event = field(default_factory=anyio.Event)
-    can_send_request: bool = False
+    can_send_request = False
 
-    @property
-    def request_id(self) -> int | str:
-        return self.request.id
+    def __init__(self, tell: Tell = tell_nobody) -> None:
+        self._tell = tell
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
@@ -47,7 +37,25 @@ class Exchange:
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         del opts
         told = None if params is None else dict(params)
-        await self.tell(JSONRPCNotification(jsonrpc="2.0", method=method, params=told))
+        await self._tell(JSONRPCNotification(jsonrpc="2.0", method=method, params=told))
+
+
+class Exchange(WayBack):
+    """One request and its way back."""
+
+    def __init__(
+        self,
+        request: JSONRPCRequest,
+        transport: TransportContext,
+        tell: Tell = tell_nobody,
+        message_metadata: ServerMessageMetadata | None = None,
+    ) -> None:
+        super().__init__(tell)
+        self.request = request
+        self.request_id = request.id
+        self.transport = transport
+        self.message_metadata = message_metadata
+        self.cancel_requested = anyio.Event()
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         token = progress_token_from_params(self.request.params)
@@ -57,13 +65,11 @@ class Exchange:
             await self.notify("notifications/progress", known)
 
 
-async def answer_to(
-    exchange: Exchange, server: Server[Any], connection: Connection, state: Any
-) -> JSONRPCResponse | JSONRPCError:
-    """What the server answers. `connection` is of this request alone; handlers of ours leave nothing open on it."""
+async def answer_to(exchange: Exchange, runner: ServerRunner[Any]) -> JSONRPCResponse | JSONRPCError:
+    """What the server answers. No handler of ours leaves anything open on the runner's connection."""
     request = exchange.request
     try:
-        result = await ServerRunner(server, connection, state).on_request(exchange, request.method, request.params)
+        result = await runner.on_request(exchange, request.method, request.params)
     except (MCPError, ValidationError) as refusal:
         error = handler_exception_to_error_data(refusal)
         assert error  # noqa: S101  # it is one of the two that the SDK has words for

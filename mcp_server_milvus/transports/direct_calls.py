@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any
 
 import anyio
-from mcp.server.connection import Connection
+from mcp.server.connection import Connection, NotifyOnlyOutbound
 from mcp.server.lowlevel import Server
+from mcp.server.runner import ServerRunner
 from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.inbound import InboundModernRoute, classify_inbound_request
 from mcp.shared.transport_context import TransportContext
@@ -26,7 +27,7 @@ from mcp_types import (
     RequestId,
 )
 
-from mcp_server_milvus.transports.answering import Exchange, answer_to
+from mcp_server_milvus.transports.answering import Exchange, WayBack, answer_to
 
 PIPE = TransportContext(kind="jsonrpc", can_send_request=False)
 
@@ -46,6 +47,8 @@ class DirectCalls:
         self._server = server
         self._state = state
         self._send = send
+        self._client = NotifyOnlyOutbound(WayBack(self._tell))
+        self._known: tuple[InboundModernRoute, ServerRunner[Any]] | None = None
         self._under_way: dict[RequestId, _Call] = {}
         self._tasks = set[asyncio.Task[None]]()
 
@@ -71,15 +74,20 @@ class DirectCalls:
             await asyncio.wait(self._tasks)
 
     async def _answered(self, this: "_Call") -> None:
-        exchange, route = this.exchange, this.route
-        connection = Connection.from_envelope(
-            route.protocol_version, route.client_info, route.client_capabilities, outbound=exchange
-        )
-        answer = None
+        exchange, answer = this.exchange, None
         with this.scope:
-            answer = await answer_to(exchange, self._server, connection, self._state)
+            answer = await answer_to(exchange, self._runner(this.route))
         if not exchange.cancel_requested.is_set():
             await self._tell(answer or _error(exchange, CONNECTION_CLOSED, "Connection closed"))
+
+    def _runner(self, route: InboundModernRoute) -> ServerRunner[Any]:
+        """The SDK's handlers, for a client that says this of itself: with each call, and always the same."""
+        if self._known is None or self._known[0] != route:
+            connection = Connection.from_envelope(
+                route.protocol_version, route.client_info, route.client_capabilities, outbound=self._client
+            )
+            self._known = route, ServerRunner(self._server, connection, self._state)
+        return self._known[1]
 
     def _ended(self, this: "_Call", task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 from mcp.server.connection import Connection
 from mcp.server.lowlevel import Server
+from mcp.server.runner import ServerRunner
 from mcp.server.streamable_http import check_accept_headers
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
@@ -68,7 +69,9 @@ class _Exchanges:
         version = request.headers.get(MCP_PROTOCOL_VERSION_HEADER, DEFAULT_NEGOTIATED_VERSION)
         metadata = ServerMessageMetadata(request_context=request, can_send_request=False)
         exchange = Exchange(call, NO_WAY_BACK, message_metadata=metadata)
-        return await answer_to(exchange, self._server, Connection.from_envelope(version, None, None), None)
+        return await answer_to(
+            exchange, ServerRunner(self._server, Connection.from_envelope(version, None, None), None)
+        )
 
 
 def _is_of_a_handshake_protocol(request: Request) -> bool:

@@ -85,6 +85,13 @@ async def taken_by() -> str:
 
 
 @server.tool()
+async def knows(ctx: Context[Any]) -> str:
+    """What its client says that it can do."""
+    await ctx.session.send_resource_updated("milvus://anything")
+    return str(ctx.client_capabilities)
+
+
+@server.tool()
 async def asks(ctx: Context[Any]) -> str:
     """Asks its client, which the modern protocol has no way for."""
     await ctx.session.send_ping()
