@@ -1,5 +1,6 @@
 """What every test may use."""
 
+import argparse
 import subprocess
 import sys
 from inspect import iscoroutinefunction
@@ -42,5 +43,14 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record-support", action="store_true", help="write what works on which backend to tools/")
-    parser.addoption("--fuzz-calls", type=int, default=500, help="calls of each tool that is fuzzed (default: 500)")
-    parser.addoption("--flood-seconds", type=int, default=180, help="how long floods last (default: 180)")
+    parser.addoption(
+        "--fuzz-calls", type=_at_least_1, default=500, help="calls of each tool that is fuzzed (default: 500)"
+    )
+    parser.addoption("--flood-seconds", type=_at_least_1, default=180, help="how long floods last (default: 180)")
+
+
+def _at_least_1(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} would test nothing")
+    return number

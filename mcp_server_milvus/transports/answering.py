@@ -1,4 +1,4 @@
-"""One request, answered by the SDK's handlers without its loop, whose tasks and streams take as long as the rest."""
+"""One request, answered by the SDK's handlers, without the tasks and streams of its loop."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any

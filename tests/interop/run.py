@@ -29,6 +29,8 @@ FAILED, NOT_RUN = 1, 3
 SECONDS = 900
 """How long anything may take that is started here."""
 
+SECONDS_TO_END = 60
+
 FRAMEWORKS = {
     "langchain": "langchain-mcp-adapters",
     "llama_index": "llama-index-tools-mcp",
@@ -211,6 +213,11 @@ def over_http(command: list[str]) -> Generator[str]:
             yield f"http://127.0.0.1:{port}/mcp"
         finally:
             server.terminate()
+            try:
+                server.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                raise Failed(f"{server.args} does not end") from None
 
 
 def free_port() -> int:
