@@ -6,8 +6,7 @@ The SDK's loop reads a stream that it copies into another one, and makes two mor
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -49,26 +48,24 @@ class DirectCalls:
         self._send = send
         self._client = NotifyOnlyOutbound(WayBack(self._tell))
         self._known: tuple[InboundModernRoute, ServerRunner[Any]] | None = None
-        self._under_way: dict[RequestId, _Call] = {}
-        self._tasks = set[asyncio.Task[None]]()
+        self._by_id: dict[RequestId, _Call] = {}
+        self._tasks: dict[asyncio.Task[None], _Call] = {}
 
     def begin(self, request: JSONRPCRequest, route: InboundModernRoute) -> None:
         """Starts the call. Its answer is sent when it is there, and none when the client cancels it."""
         this = _Call(Exchange(request, PIPE, self._tell), route)
-        self._under_way[this.key] = this
-        task = asyncio.create_task(self._answered(this))
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._ended, this))
+        self._by_id[this.key] = this  # the last one of several with the same id, as the SDK has it
+        self._start(self._answered(this), this)
 
     def cancel(self, request_id: RequestId) -> None:
         """Ends a call, if it is one of these, whose client wants no answer any more."""
-        if this := self._under_way.get(coerce_request_id(request_id)):
+        if this := self._by_id.get(coerce_request_id(request_id)):
             this.exchange.cancel_requested.set()
             this.scope.cancel()
 
     async def end(self) -> None:
         """Ends all calls, and tells their clients so."""
-        for this in self._under_way.values():
+        for this in self._tasks.values():
             this.scope.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
@@ -89,16 +86,21 @@ class DirectCalls:
             self._known = route, ServerRunner(self._server, connection, self._state)
         return self._known[1]
 
-    def _ended(self, this: "_Call", task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if self._under_way.get(this.key) is this:  # and not another one that came with the same id
-            del self._under_way[this.key]
+    def _start(self, work: Coroutine[Any, Any, None], this: "_Call") -> None:
+        task = asyncio.create_task(work)
+        self._tasks[task] = this
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        this = self._tasks.pop(task)
+        if self._by_id.get(this.key) is this:
+            del self._by_id[this.key]
         failure = None if task.cancelled() else task.exception()
         if failure:
             LOGGER.error("a call could not be answered", exc_info=failure)
-            answer = _error(this.exchange, INTERNAL_ERROR, "Internal server error")
-            self._tasks.add(telling := asyncio.create_task(self._tell(answer)))
-            telling.add_done_callback(self._tasks.discard)
+        if failure and not this.has_failed:  # or the telling of it has
+            this.has_failed = True
+            self._start(self._tell(_error(this.exchange, INTERNAL_ERROR, "Internal server error")), this)
 
     async def _tell(self, message: JSONRPCMessage) -> None:
         with contextlib.suppress(anyio.BrokenResourceError):  # the client is gone
@@ -113,6 +115,7 @@ class _Call:
         self.route = route
         self.key = coerce_request_id(exchange.request_id)
         self.scope = anyio.CancelScope()
+        self.has_failed = False
 
 
 def _error(exchange: Exchange, code: int, message: str) -> JSONRPCError:

@@ -158,11 +158,11 @@ async def test_calls_in_flight_are_answered_after_the_end_of_input() -> None:
         assert {each["id"] for each in await server.rest()} == set(range(5))
 
 
-async def test_a_call_that_outlasts_the_drain_is_told_so() -> None:
+async def test_calls_that_outlast_the_drain_are_told_so_even_with_one_id() -> None:
     async with speaking("stdio", "0.2") as server:
-        await server.send(call("slow", {"seconds": 60}) | {"id": 1})
+        await server.send(*(call("slow", {"seconds": 60}) | {"id": number} for number in (1, 1, 2)))
         error = {"code": -32000, "message": "Connection closed"}
-        assert await server.rest() == [{"jsonrpc": "2.0", "id": 1, "error": error}]
+        assert await server.rest() == [{"jsonrpc": "2.0", "id": number, "error": error} for number in (1, 1, 2)]
 
 
 async def test_a_client_of_the_older_protocol_cannot_call_in_the_modern_one() -> None:
