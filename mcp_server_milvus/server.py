@@ -215,13 +215,13 @@ def _listed(tool: Tool[Any, Any]) -> ListedTool:
 
 
 def _as_sent(outcome: Outcome) -> dict[str, Any]:
-    """The outcome of a call as JSON, which all that is in it is already."""
-    if isinstance(outcome, InputRequiredResult):
+    """The outcome of a call as JSON. A result is that already, as a tool has made it; an error may hold tuples."""
+    if isinstance(outcome, InputRequiredResult) or outcome.is_error:
         return outcome.model_dump(by_alias=True, mode="json", exclude_none=True)
     return {
         "content": [{"type": "text", "text": cast("TextContent", each).text} for each in outcome.content],
         "structuredContent": outcome.structured_content,
-        "isError": outcome.is_error,
+        "isError": False,
         "resultType": outcome.result_type,
     }
 
