@@ -11,7 +11,7 @@ from mcp.server.caching import CacheHint
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.subscriptions import SubscriptionBus
+from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp_types import (
     SERVER_INFO_META_KEY,
     CallToolResult,
@@ -57,6 +57,7 @@ def build_server(
     """
     authenticated = "auth" in options
     tools = tuple(tools)
+    bus = options.setdefault("subscriptions", InMemorySubscriptionBus())
     server = _MilvusServer(
         name="mcp-server-milvus",
         title="Milvus",
@@ -69,7 +70,7 @@ def build_server(
     )
     server.known = {tool.name: tool for tool in tools}
     server.seen_now = lambda: app.seen_by(current_caller(authenticated=authenticated))
-    server.notices = Notices(server.bus, subscribed or Subscribed(), app.settings)
+    server.notices = Notices(bus, subscribed or Subscribed(), app.settings)
     server.completion()(server.complete)
     return server
 
@@ -107,11 +108,6 @@ class _MilvusServer(MCPServer[None]):
         self.middleware.append(self._answer)
         info = Implementation(name=self.name, title=self.title, version=self.version)
         self._stamp = {SERVER_INFO_META_KEY: info.model_dump(by_alias=True, exclude_none=True)}
-
-    @property
-    def bus(self) -> SubscriptionBus:
-        """Where clients of the newer protocol listen for changes."""
-        return self._subscriptions
 
     async def list_tools(self) -> list[ListedTool]:
         """Their schemas are made now, in a thread: a handshake need not wait for them."""

@@ -66,7 +66,11 @@ class Exchange(WayBack):
 
 
 async def answer_to(exchange: Exchange, runner: ServerRunner[Any]) -> JSONRPCResponse | JSONRPCError:
-    """What the server answers. No handler of ours leaves anything open on the runner's connection."""
+    """What the server answers. No handler of ours leaves anything open on the runner's connection.
+
+    Raises:
+        Exception: whatever a fault outside of the tools is.
+    """
     request = exchange.request
     try:
         result = await runner.on_request(exchange, request.method, request.params)

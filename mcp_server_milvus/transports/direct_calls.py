@@ -57,18 +57,21 @@ class DirectCalls:
         self._by_id[this.key] = this  # the last one of several with the same id, as the SDK has it
         self._start(self._answered(this), this)
 
-    def cancel(self, request_id: RequestId) -> None:
-        """Ends a call, if it is one of these, whose client wants no answer any more."""
-        if this := self._by_id.get(coerce_request_id(request_id)):
+    def cancel(self, request_id: RequestId) -> bool:
+        """Ends a call whose client wants no answer any more; False if it is none of these."""
+        this = self._by_id.get(coerce_request_id(request_id))
+        if this:
             this.exchange.cancel_requested.set()
             this.scope.cancel()
+        return this is not None
 
     async def end(self) -> None:
         """Ends all calls, and tells their clients so."""
-        for this in self._tasks.values():
-            this.scope.cancel()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        with anyio.CancelScope(shield=True):
+            for this in self._tasks.values():
+                this.scope.cancel()
+            while self._tasks:
+                await asyncio.wait(self._tasks)
 
     async def _answered(self, this: "_Call") -> None:
         exchange, answer = this.exchange, None
@@ -98,8 +101,8 @@ class DirectCalls:
         failure = None if task.cancelled() else task.exception()
         if failure:
             LOGGER.error("a call could not be answered", exc_info=failure)
-        if failure and not this.has_failed:  # or the telling of it has
-            this.has_failed = True
+        if failure and not (this.exchange.cancel_requested.is_set() or this.has_failed):
+            this.has_failed = True  # or the telling of it could fail again and again
             self._start(self._tell(_error(this.exchange, INTERNAL_ERROR, "Internal server error")), this)
 
     async def _tell(self, message: JSONRPCMessage) -> None:

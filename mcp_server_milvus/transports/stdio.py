@@ -60,9 +60,11 @@ async def serve_stdio(
         direct = DirectCalls(lowlevel, state, output.send)
         wire = _Wire(lines, output, in_flight, direct, drain_seconds)
         with on_stop_signal(lines.end):
-            while not lines.ended:
-                await serve_dual_era_loop(lowlevel, wire, wire, lifespan_state=state, init_options=options)
-            await direct.end()
+            try:
+                while not lines.ended:
+                    await serve_dual_era_loop(lowlevel, wire, wire, lifespan_state=state, init_options=options)
+            finally:
+                await direct.end()
 
 
 class _Output:
@@ -109,8 +111,10 @@ class _Wire(ObjectReceiveStream[SessionMessage | Exception], ObjectSendStream[Se
         self._probed = False
 
     async def receive(self) -> SessionMessage:
-        """The next message. The end of the stream, which cancels what is in flight, comes after the last answer."""
-        message = None if self._probed else await self._next_message()
+        """The next message. The end of the stream, which ends what is in flight, comes after the last answer."""
+        message = None
+        while message is None and not (self._probed or self._lines.ended):
+            message = await self._read()
         self._probed = False
         if message is None:
             with anyio.move_on_after(self._drain_seconds):
@@ -128,35 +132,31 @@ class _Wire(ObjectReceiveStream[SessionMessage | Exception], ObjectSendStream[Se
     async def aclose(self) -> None:
         """Nothing: `serve_stdio` opened the streams and closes them."""
 
-    async def _next_message(self) -> JSONRPCMessage | None:
-        """The next message for the SDK's loop, or None at the end."""
-        while not self._lines.ended:
-            try:
-                line = await self._lines.next()
-                if not line or line.isspace():
-                    continue
-                message = message_in(line)
-            except NoMessage as refused:
-                with contextlib.suppress(anyio.BrokenResourceError):
-                    await self._output.send(refused.answer)
-                continue
-            self._in_flight.received(message)
-            if not self._is_answered_directly(message):
-                return message
-        return None
+    async def _read(self) -> JSONRPCMessage | None:
+        """Reads a line: a message for the SDK's loop, or None. What is answered here is not held any longer."""
+        try:
+            line = await self._lines.next()
+            if not line or line.isspace():
+                return None
+            message = message_in(line)
+        except NoMessage as refused:
+            with contextlib.suppress(anyio.BrokenResourceError):
+                await self._output.send(refused.answer)
+            return None
+        self._in_flight.received(message)
+        return None if self._is_taken(message) else message
 
-    def _is_answered_directly(self, message: JSONRPCMessage) -> bool:
+    def _is_taken(self, message: JSONRPCMessage) -> bool:
+        """Whether it is a call that is answered directly, or cancels one."""
         match message:
             case JSONRPCRequest(method="tools/call") if self._is_modern and (route := modern_route(message)):
                 self._direct.begin(message, route)
                 return True
             case JSONRPCNotification(method="notifications/cancelled"):
                 request_id = cancelled_request_id_from_params(message.params)
-                if request_id is not None:
-                    self._direct.cancel(request_id)
+                return request_id is not None and self._direct.cancel(request_id)
             case _:
-                pass
-        return False
+                return False
 
 
 class _InFlight:

@@ -1,7 +1,7 @@
 """A server with toy tools, as a process of its own: `python echo_server.py stdio [DRAIN_SECONDS]`.
 
-Or sdk, which is stdio as the SDK has it. Or http, or sse, or stateless, which print their URL as one line on standard
-output once they listen.
+Or sdk, which is stdio as the SDK has it; or stopped, which is stdio until `hold` is called. Or http, or sse, or
+stateless, which print their URL as one line on standard output once they listen.
 """
 
 import asyncio
@@ -22,13 +22,20 @@ from mcp_server_milvus.transports.stdio import serve_stdio
 
 async def breaking(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
     """Fails where nothing is expected to: outside of every tool."""
-    if ctx.params and ctx.params.get("name") == "broken":
-        raise RuntimeError("broken")
-    return await call_next(ctx)
+    match ctx.params and ctx.params.get("name"):
+        case "broken":
+            raise RuntimeError("broken")
+        case "stubborn":
+            try:
+                await anyio.sleep(60)
+            finally:
+                raise RuntimeError("stubborn")
+        case _:
+            return await call_next(ctx)
 
 
 server = MCPServer("echo", version="1.0", log_level="ERROR", middleware=[breaking])
-released = anyio.Event()
+held, released = anyio.Event(), anyio.Event()
 
 
 @server.tool()
@@ -56,6 +63,7 @@ async def slow(seconds: float, ctx: Context[Any]) -> str:
 
 @server.tool()
 async def hold() -> str:
+    held.set()
     await released.wait()
     return "released"
 
@@ -106,6 +114,13 @@ async def shout(text: str) -> str:
     return "shouted"
 
 
+async def serve_until_held() -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve_stdio, server)
+        await held.wait()
+        tasks.cancel_scope.cancel()
+
+
 async def serve_and_print_url(settings: Settings) -> None:
     async with anyio.create_task_group() as tasks:
         print(await tasks.start(partial(serve_http, server, settings)), flush=True)
@@ -114,6 +129,8 @@ async def serve_and_print_url(settings: Settings) -> None:
 def main(transport: str, drain_seconds: str = "60") -> None:
     if transport == "sdk":
         server.run("stdio")
+    elif transport == "stopped":
+        anyio.run(serve_until_held)
     elif transport == "stdio":
         anyio.run(partial(serve_stdio, server, drain_seconds=float(drain_seconds)))
     else:

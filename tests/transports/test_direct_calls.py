@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
@@ -87,14 +88,15 @@ class Spoken:
 
 
 @asynccontextmanager
-async def speaking(*arguments: str, opening: Message = OPENING) -> AsyncGenerator[Spoken]:
+async def speaking(*arguments: str, opening: Message | None = OPENING) -> AsyncGenerator[Spoken]:
     command = [sys.executable, str(Path(__file__).with_name("echo_server.py")), *arguments]
     with anyio.fail_after(30):
         async with await anyio.open_process(command) as process:
             try:
                 server = Spoken(process)
-                await server.send(opening)
-                assert (await server.hear())["id"] == opening["id"]
+                if opening:
+                    await server.send(opening)
+                    assert (await server.hear())["id"] == opening["id"]
                 yield server
             finally:
                 if process.returncode is None:
@@ -141,6 +143,48 @@ async def test_a_call_that_is_cancelled_before_it_begins_is_never_answered() -> 
     async with speaking("stdio") as server:
         await server.send(call("slow", {"seconds": 60}) | {"id": 1}, cancelled)
         assert await server.rest() == []
+
+
+async def test_a_cancelled_call_that_fails_is_not_answered_either() -> None:
+    cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+    async with speaking("stdio") as server:
+        await server.send(call("stubborn") | {"id": 1}, cancelled)
+        assert await server.rest() == []
+
+
+async def test_each_cancellation_ends_one_call_though_the_first_is_in_the_sdks_loop() -> None:
+    cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+    lasting = call("slow", {"seconds": 60}, meta=MODERN | {"progressToken": 1}) | {"id": 1}
+    async with speaking("stdio", opening=None) as server:
+        for _ in range(2):
+            await server.send(lasting)
+            assert (await server.hear())["method"] == "notifications/progress"
+        for number in (2, 3):
+            await server.send(cancelled, call("echo", {"text": ""}) | {"id": number})
+            assert (await server.hear())["id"] == number
+        assert await server.rest() == []  # at once: none of the two is waited for
+
+
+async def test_a_call_ends_with_the_server_and_is_told_so() -> None:
+    async with speaking("stopped") as server:
+        await server.send(call("hold") | {"id": 1})
+        assert (await server.hear())["error"] == {"code": -32000, "message": "Connection closed"}
+        assert await server.rest() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+async def test_what_a_call_was_given_is_not_held_until_the_next_one_comes() -> None:
+    async with speaking("stdio") as server:
+        before = resident(server.process.pid)
+        await server.send(call("length", {"text": "x" * 100_000_000}) | {"id": 1})
+        assert (await server.hear())["result"]["structuredContent"] == {"result": 100_000_000}
+        while resident(server.process.pid) > before + 50_000_000:  # until it ends or the test does
+            await anyio.lowlevel.checkpoint()
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    return 4096 * int(Path(f"/proc/{pid}/statm").read_text().split()[1])
 
 
 async def test_an_id_that_is_used_twice_is_answered_twice_and_its_last_call_can_be_cancelled() -> None:
