@@ -144,7 +144,10 @@ class _Wire(ObjectReceiveStream[SessionMessage | Exception], ObjectSendStream[Se
                 await self._output.send(refused.answer)
             return None
         self._in_flight.received(message)
-        return None if self._is_taken(message) else message
+        if not self._is_taken(message):
+            return message
+        await asyncio.sleep(0)  # or the event loop would wait for all lines that are there to be parsed
+        return None
 
     def _is_taken(self, message: JSONRPCMessage) -> bool:
         """Whether it is a call that is answered directly, or cancels one."""
